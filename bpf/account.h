@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* Every judged packet is counted once, here. */
+#ifndef NTPGUARD_ACCOUNT_H
+#define NTPGUARD_ACCOUNT_H
+
+/* Of this interface: each interface's program has its own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NTPGUARD_CLASSES);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct offender);
+} offenders SEC(".maps");
+
+enum { OFFENDER_SAMPLE = 64 }; /* one excess request in so many, besides the first since a pass */
+
+static __always_inline void note_offender(const struct packet *packet, __u32 verdict, __u64 now_ns)
+{
+	struct offender *offender = bpf_map_lookup_elem(&offenders, &packet->key);
+
+	if (!offender) {
+		struct offender fresh = { .first_seen_ns = now_ns };
+		bpf_map_update_elem(&offenders, &packet->key, &fresh, BPF_NOEXIST);
+		offender = bpf_map_lookup_elem(&offenders, &packet->key);
+		if (!offender)
+			return;
+	}
+	offender->last_seen_ns = now_ns;
+	if (verdict < VERDICTS)
+		offender->sampled[verdict]++;
+	offender->source_port = bpf_ntohs(packet->udp->source);
+	offender->ttl = packet->ttl;
+	offender->header_bytes = NTPGUARD_HEADER_BYTES;
+	__builtin_memcpy(offender->header, packet->ntp, NTPGUARD_HEADER_BYTES);
+}
+
+struct decision {
+	__u32 class;
+	__u32 verdict;
+	__u32 reason;
+};
+
+/* Counts the decision and says what happens to the packet: in observe, it passes. */
+static __always_inline __u32 account(const struct packet *packet, const struct decision *decision,
+				     bool observe)
+{
+	__u32 class = decision->class & (NTPGUARD_CLASSES - 1);
+	__u32 verdict = decision->verdict;
+	__u32 reason = decision->reason & (REASON_ROOM - 1);
+	__u32 family = packet->family & 1;
+	struct counters *count = bpf_map_lookup_elem(&counters, &class);
+
+	if (verdict >= VERDICTS)
+		verdict = VERDICT_DROP;
+	if (observe) {
+		if (count)
+			count->observed[family][verdict][reason]++;
+		if (verdict != VERDICT_PASS)
+			reason = REASON_OBSERVED;
+		verdict = VERDICT_PASS;
+	}
+	if (count) {
+		count->packets[family][verdict][reason]++;
+		count->bytes[family][verdict] += packet->frame;
+	}
+	return verdict;
+}
+
+#endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The rate limit: the generic cell rate algorithm (ITU-T I.371, virtual scheduling) on one word that
+ * every CPU may swap. Pure arithmetic, no map in it. Words and limits are in gcra units in the bits
+ * from GCRA_TAT_SHIFT on; the bits below belong to the word's owner and are never changed here.
+ */
+#ifndef NTPGUARD_GCRA_H
+#define NTPGUARD_GCRA_H
+
+#define GCRA_OWNER_MASK ((1ULL << GCRA_TAT_SHIFT) - 1)
+
+enum { GCRA_TRIES = 4 };
+
+enum gcra { GCRA_CONFORMS, GCRA_EXCESS, GCRA_LOST };
+
+/* While a source keeps its slot: passes <= burst + rate * elapsed. Excess does not push the tat out,
+ * so a source that slows down is served again at once. A tat further ahead than this limit can have
+ * put it is an older policy's: it is brought back to the most that this one allows.
+ *
+ * GCRA_LOST: the word has another owner by now. Four lost swaps count as excess.
+ */
+SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now)
+{
+	if (!word || !limit)
+		return GCRA_LOST;
+	__u64 interval = limit->emission_interval;
+	__s64 tolerance = limit->burst_tolerance;
+
+#pragma unroll
+	for (int i = 0; i < GCRA_TRIES; i++) {
+		__u64 seen = *(volatile __u64 *)word;
+		if ((seen & GCRA_OWNER_MASK) != owner)
+			return GCRA_LOST;
+		__s64 ahead = (seen & ~GCRA_OWNER_MASK) - now;
+		if (ahead > tolerance) {
+			__s64 most = tolerance + interval;
+			if (ahead > most)
+				__sync_val_compare_and_swap(word, seen, (now + most) | owner);
+			return GCRA_EXCESS;
+		}
+		__u64 tat = ahead > 0 ? now + ahead : now;
+		if (__sync_val_compare_and_swap(word, seen, (tat + interval) | owner) == seen)
+			return GCRA_CONFORMS;
+	}
+	return GCRA_EXCESS;
+}
+
+#endif

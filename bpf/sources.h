@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/* The source table: set-associative, four ways to a bucket, no locks, in an array that user space maps
+ * read-only. Memory is 64 bytes per source held at a load of one half, at which 1 % of sources find
+ * their bucket full.
+ *
+ * A slot changes hands in this order, so that no source ever has two, none inherits another's state,
+ * and a reader can tell a slot that is being filled:
+ *
+ *   gcra = mine|BUSY  (from what was seen)   key = mine   aux, stat   gcra = tat|mine
+ *
+ * A reader accepts a slot only if gcra is not BUSY, carries the key's fingerprint, and is unchanged
+ * after the rest was read.
+ */
+#ifndef NTPGUARD_SOURCES_H
+#define NTPGUARD_SOURCES_H
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 512); /* set by the loader */
+	__type(key, __u32);
+	__type(value, struct bucket);
+} sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct table_counters);
+} table_counters SEC(".maps");
+
+/* Where a source's slot is; NO_WAY: it has none. BUSY_WAY: another CPU is giving it one right now. */
+enum { NO_WAY = NTPGUARD_WAYS, BUSY_WAY };
+
+struct slot {
+	struct bucket *bucket;
+	__u64 owner; /* the low bits of the gcra word: the fingerprint in place */
+	__u32 way;
+};
+
+/* The same way: the compiler compares a copy that the verifier does not connect with this one. */
+static __always_inline __u32 bound_way(__u32 way)
+{
+	asm volatile("%0 &= 3" : "+r"(way));
+	return way;
+}
+_Static_assert(NTPGUARD_WAYS == 4, "bound_way");
+
+/* Keyed: who does not know the seed cannot aim at a bucket. Mirrored by abi.hash_key. */
+static __always_inline __u64 source_hash(__u64 key)
+{
+	__u64 hash = (key ^ constants.seed[0]) * 0x9e3779b97f4a7c15ULL;
+
+	hash ^= hash >> 32;
+	hash *= constants.seed[1] | 1;
+	hash ^= hash >> 29;
+	hash *= 0xbf58476d1ce4e5b9ULL;
+	return hash ^ hash >> 32;
+}
+
+static __always_inline __u64 owner_of(__u64 hash)
+{
+	return hash >> (64 - GCRA_FINGERPRINT_BITS) << GCRA_FINGERPRINT_SHIFT;
+}
+
+static __always_inline __u32 family_of(__u64 key)
+{
+	return key >> KEY_TAG_SHIFT == NTPGUARD_KEY_IPV4_TAG >> KEY_TAG_SHIFT ? FAMILY_IPV4 :
+										FAMILY_IPV6;
+}
+
+static __always_inline __u64 load(const __u64 *word)
+{
+	return *(const volatile __u64 *)word;
+}
+
+SEPARATE int source_scan(struct bucket *bucket, __u64 key, __u64 owner)
+{
+	if (!bucket)
+		return NO_WAY;
+#pragma unroll
+	for (__u32 way = 0; way < NTPGUARD_WAYS; way++) {
+		__u64 word = load(&bucket->gcra[way]) & GCRA_OWNER_MASK;
+		if (word == (owner | GCRA_BUSY))
+			return BUSY_WAY;
+		if (load(&bucket->key[way]) == key && word == owner)
+			return way;
+	}
+	return NO_WAY;
+}
+
+static __always_inline bool source_find(struct slot *slot, __u64 key, __u64 hash)
+{
+	__u32 index = hash & constants.bucket_mask;
+
+	slot->bucket = bpf_map_lookup_elem(&sources, &index);
+	if (!slot->bucket)
+		return false;
+	slot->owner = owner_of(hash);
+	slot->way = source_scan(slot->bucket, key, slot->owner);
+	return true;
+}
+
+/* Empty first, then the one that expired longest ago, then the smallest tat; a source over its limit is
+ * kept until it expires, so that a flood of newcomers cannot give an abuser a fresh burst.
+ */
+SEPARATE int choose_victim(struct bucket *bucket, __u64 now)
+{
+	if (!bucket)
+		return NO_WAY;
+	__u32 victim = NO_WAY;
+	__s64 least = 0;
+
+#pragma unroll
+	for (__u32 way = 0; way < NTPGUARD_WAYS; way++) {
+		__u64 word = load(&bucket->gcra[way]);
+		if (word & GCRA_BUSY)
+			continue;
+		if (!load(&bucket->key[way]))
+			return way;
+		__s64 ahead = (word & ~GCRA_OWNER_MASK) - now;
+		bool over = load(&bucket->aux[way]) >> AUX_EXCESS_SHIFT &
+			    ((1 << AUX_EXCESS_BITS) - 1);
+		if (ahead > 0 && over)
+			continue;
+		if (victim == NO_WAY || ahead < least) {
+			victim = way;
+			least = ahead;
+		}
+	}
+	return victim;
+}
+
+static __always_inline void count_replaced(struct table_counters *counters, __u64 key)
+{
+	if (key)
+		counters->replaced[family_of(key)]++;
+}
+
+struct newcomer {
+	__u64 key;
+	__u64 owner;
+	__u64 aux;
+	__u64 now;
+	__u64 interval;
+};
+
+/* Gives a source whose first request is admitted a slot: the way, or NO_WAY. */
+SEPARATE int source_insert(struct bucket *bucket, const struct newcomer *newcomer)
+{
+	__u32 zero = 0;
+	struct table_counters *counters = bpf_map_lookup_elem(&table_counters, &zero);
+
+	if (!bucket || !newcomer || !counters)
+		return NO_WAY;
+	__u64 busy = newcomer->owner | GCRA_BUSY;
+	__u32 victim = choose_victim(bucket, newcomer->now);
+	if (victim >= NTPGUARD_WAYS) {
+		counters->full++;
+		return NO_WAY;
+	}
+	victim = bound_way(victim);
+	__u64 seen = load(&bucket->gcra[victim]);
+	if (seen & GCRA_BUSY ||
+	    __sync_val_compare_and_swap(&bucket->gcra[victim], seen, busy) != seen) {
+		counters->lost++;
+		return NO_WAY;
+	}
+#pragma unroll
+	for (__u32 way = 0; way < NTPGUARD_WAYS; way++) {
+		if (way == victim)
+			continue;
+		__u64 word = load(&bucket->gcra[way]) & GCRA_OWNER_MASK;
+		if (word != busy && load(&bucket->key[way]) != newcomer->key)
+			continue;
+		count_replaced(counters, __sync_lock_test_and_set(&bucket->key[victim], 0));
+		__sync_lock_test_and_set(&bucket->gcra[victim], 0);
+		counters->lost++;
+		return NO_WAY;
+	}
+	count_replaced(counters, __sync_lock_test_and_set(&bucket->key[victim], newcomer->key));
+	*(volatile __u64 *)&bucket->aux[victim] = newcomer->aux;
+	*(volatile __u64 *)&bucket->stat[victim] = 0;
+	__sync_lock_test_and_set(&bucket->gcra[victim],
+				 (newcomer->now + newcomer->interval) | newcomer->owner);
+	counters->inserted[family_of(newcomer->key)]++;
+	return victim;
+}
+
+#endif

@@ -1,0 +1,286 @@
+"""Mirror of bpf/ntpguard.h: the layout of everything the packet path and the control plane share.
+
+A test compares these structures and constants with the BTF inside the object, field by field.
+What each field means is said once, in the header.
+"""
+
+import ctypes
+import ipaddress
+from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
+from enum import IntEnum
+
+ABI = 1
+WAYS = 4
+CLASSES = 64
+PORTS = 4
+LEAK_SHARDS = 256
+COPIES = 2
+DOCUMENT_BYTES = 524280
+HEADER_BYTES = 48
+FAMILIES = 2
+VERDICTS = 3
+REASONS = 12
+REASON_ROOM = 16
+
+ROOT_MODE_SHIFT, ROOT_MODE_BITS = 0, 2
+ROOT_POLICY_SHIFT = 2
+ROOT_PREFIXES_SHIFT = 3
+ROOT_DOCUMENT_SHIFT = 4
+ROOT_GENERATION_SHIFT, ROOT_GENERATION_BITS = 8, 8
+ROOT_REVISION_SHIFT, ROOT_REVISION_BITS = 32, 32
+
+GCRA_UNIT_SHIFT = 10
+GCRA_BUSY = 1
+GCRA_FINGERPRINT_SHIFT, GCRA_FINGERPRINT_BITS = 4, 12
+GCRA_TAT_SHIFT = 16
+
+AUX_CLASS_SHIFT, AUX_CLASS_BITS = 0, 8
+AUX_GENERATION_SHIFT, AUX_GENERATION_BITS = 8, 8
+AUX_EXCESS_SHIFT, AUX_EXCESS_BITS = 16, 8
+AUX_KOD_TIME_SHIFT, AUX_KOD_TIME_BITS = 24, 16
+AUX_AFTER_KOD_SHIFT, AUX_AFTER_KOD_BITS = 40, 2
+AUX_UNHEEDED_SHIFT, AUX_UNHEEDED_BITS = 42, 4
+KOD_UNIT_SHIFT = 28
+
+STAT_EXCESS_SHIFT = 0
+STAT_REQUESTS_SHIFT = 32
+
+KEY_IPV4_TAG = 0xFF00000000000000
+KEY_ZERO_TAG = 0xFF01000000000000
+KEY_TAG_SHIFT = 48
+KEY_IPV4_LENGTH_SHIFT = 32
+
+PREFIX_CLASS_SHIFT = 0
+PREFIX_LENGTH_SHIFT = 8
+
+CLASS_KOD, CLASS_CONTROL, CLASS_OBSERVE = 1, 2, 4
+POLICY_PREFIXES_IPV4, POLICY_PREFIXES_IPV6 = 1, 2
+POLICY_LONG_IPV4, POLICY_LONG_IPV6 = 4, 8
+POLICY_DESTINATIONS = 16
+ADDRESS_LOCAL, ADDRESS_DESTINATION = 1, 2
+
+U64 = (1 << 64) - 1
+
+
+class Bucket(LittleEndianStructure):
+    """Four sources."""
+
+    _fields_ = [
+        ("key", c_uint64 * WAYS),
+        ("gcra", c_uint64 * WAYS),
+        ("aux", c_uint64 * WAYS),
+        ("stat", c_uint64 * WAYS),
+    ]
+
+
+class Limit(LittleEndianStructure):
+    """A limit, compiled; both in gcra units << GCRA_TAT_SHIFT."""
+
+    _fields_ = [("emission_interval", c_uint64), ("burst_tolerance", c_uint64)]
+
+
+class ClassRule(LittleEndianStructure):
+    """A class, compiled."""
+
+    _fields_ = [
+        ("limit", Limit),
+        ("leak", c_uint32),
+        ("action", c_uint8),
+        ("flags", c_uint8),
+        ("pad", c_uint16),
+        ("reserved", c_uint64),
+    ]
+
+
+class Policy(LittleEndianStructure):
+    """One copy of the running policy but for its prefixes."""
+
+    _fields_ = [
+        ("leak_shard", Limit),
+        ("kod_total", Limit),
+        ("newcomers", Limit),
+        ("flags", c_uint32),
+        ("kod_interval", c_uint16),
+        ("kod_patience", c_uint8),
+        ("kod_flood", c_uint8),
+        ("reserved", c_uint64),
+        ("classes", ClassRule * CLASSES),
+    ]
+
+
+class Document(LittleEndianStructure):
+    """The running policy's text."""
+
+    _fields_ = [("length", c_uint64), ("text", c_char * DOCUMENT_BYTES)]
+
+
+class PrefixIpv4(LittleEndianStructure):
+    """Key of the IPv4 prefix trie; the address in network byte order."""
+
+    _fields_ = [("length", c_uint32), ("address", c_uint8 * 4)]
+
+
+class PrefixIpv6(LittleEndianStructure):
+    """Key of the IPv6 prefix trie; the address in network byte order."""
+
+    _fields_ = [("length", c_uint32), ("address", c_uint8 * 16)]
+
+
+class Address(LittleEndianStructure):
+    """An address of this host, IPv4 mapped."""
+
+    _fields_ = [("bytes", c_uint8 * 16)]
+
+
+class Shared(LittleEndianStructure):
+    """The words all CPUs share."""
+
+    _fields_ = [
+        ("root", c_uint64),
+        ("pad_root", c_uint64 * 7),
+        ("kod_tat", c_uint64),
+        ("pad_kod", c_uint64 * 7),
+        ("newcomers_tat", c_uint64),
+        ("pad_newcomers", c_uint64 * 7),
+    ]
+
+
+class Table(LittleEndianStructure):
+    """What belongs to the source table and outlives every program that uses it."""
+
+    _fields_ = [
+        ("abi", c_uint32),
+        ("buckets", c_uint32),
+        ("seed", c_uint64 * 2),
+        ("ipv4_prefix", c_uint8),
+        ("ipv6_prefix", c_uint8),
+        ("pad", c_uint8 * 6),
+    ]
+
+
+class Counters(LittleEndianStructure):
+    """Of one interface and one class, per CPU."""
+
+    _fields_ = [
+        ("packets", c_uint64 * REASON_ROOM * VERDICTS * FAMILIES),
+        ("observed", c_uint64 * REASON_ROOM * VERDICTS * FAMILIES),
+        ("bytes", c_uint64 * VERDICTS * FAMILIES),
+    ]
+
+
+class TableCounters(LittleEndianStructure):
+    """Of the source table, per CPU."""
+
+    _fields_ = [
+        ("inserted", c_uint64 * FAMILIES),
+        ("replaced", c_uint64 * FAMILIES),
+        ("full", c_uint64),
+        ("lost", c_uint64),
+    ]
+
+
+class Offender(LittleEndianStructure):
+    """Details of a source that exceeds its limit."""
+
+    _fields_ = [
+        ("first_seen_ns", c_uint64),
+        ("last_seen_ns", c_uint64),
+        ("sampled", c_uint32 * VERDICTS),
+        ("source_port", c_uint16),
+        ("ttl", c_uint8),
+        ("header_bytes", c_uint8),
+        ("header", c_uint8 * HEADER_BYTES),
+    ]
+
+
+class Constants(LittleEndianStructure):
+    """Load-time constants of one interface's program."""
+
+    _fields_ = [
+        ("seed", c_uint64 * 2),
+        ("ipv6_mask", c_uint64),
+        ("bucket_mask", c_uint32),
+        ("ipv4_mask", c_uint32),
+        ("ports", c_uint16 * PORTS),
+        ("mac", c_uint8 * 6),
+        ("ipv4_prefix", c_uint8),
+        ("test", c_uint8),
+    ]
+
+
+class Inputs(LittleEndianStructure):
+    """Time and chance as inputs, for tests."""
+
+    _fields_ = [("clock_ns", c_uint64), ("chance", c_uint32), ("pad", c_uint32)]
+
+
+def hash_key(key: int, seed: tuple[int, int]) -> int:
+    """Keyed hash of a source key, as `source_hash` in bpf/sources.h computes it.
+
+    Bits 52-63 are the fingerprint, the low bits choose the bucket.
+    """
+    value = ((key ^ seed[0]) * 0x9E3779B97F4A7C15) & U64
+    value ^= value >> 32
+    value = (value * (seed[1] | 1)) & U64
+    value ^= value >> 29
+    value = (value * 0xBF58476D1CE4E5B9) & U64
+    return value ^ value >> 32
+
+
+def fingerprint(key: int, seed: tuple[int, int]) -> int:
+    """The 12 bits of a key's hash that its gcra word carries."""
+    return hash_key(key, seed) >> (64 - GCRA_FINGERPRINT_BITS)
+
+
+def source_key(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, ipv4_prefix: int, ipv6_prefix: int
+) -> int:
+    """Key in the source table of the source that `address` belongs to.
+
+    ipv4_prefix and ipv6_prefix are in bits, at most 32 and 64.
+    """
+    if isinstance(address, ipaddress.IPv4Address):
+        mask = (0xFFFFFFFF << (32 - ipv4_prefix)) & 0xFFFFFFFF
+        return KEY_IPV4_TAG | ipv4_prefix << KEY_IPV4_LENGTH_SHIFT | (int(address) & mask)
+    mask = (U64 << (64 - ipv6_prefix)) & U64
+    return (int(address) >> 64) & mask or KEY_ZERO_TAG
+
+
+def source_of_key(key: int, ipv6_prefix: int) -> str:
+    """The source of a key as people write it: "203.0.113.7", "2001:db8:12::/64"."""
+    if key >> KEY_TAG_SHIFT == KEY_IPV4_TAG >> KEY_TAG_SHIFT:
+        address = ipaddress.IPv4Address(key & 0xFFFFFFFF)
+        length = key >> KEY_IPV4_LENGTH_SHIFT & 0xFF
+        return str(address) if length == 32 else f"{address}/{length}"
+    if key == KEY_ZERO_TAG:
+        key = 0
+    return f"{ipaddress.IPv6Address(key << 64)}/{ipv6_prefix}"
+
+
+def family_of_key(key: int) -> int:
+    """words.Family of a key, as a plain integer."""
+    return int(key >> KEY_TAG_SHIFT != KEY_IPV4_TAG >> KEY_TAG_SHIFT)
+
+
+def pack_prefix_value(class_index: int, length: int) -> int:
+    """Value of a prefix in a trie."""
+    return class_index << PREFIX_CLASS_SHIFT | length << PREFIX_LENGTH_SHIFT
+
+
+def field(word: int, shift: int, bits: int) -> int:
+    """The bits of a packed word from `shift` on."""
+    return word >> shift & ((1 << bits) - 1)
+
+
+def size(structure: type[ctypes.Structure]) -> int:
+    """Size of a structure in bytes."""
+    return ctypes.sizeof(structure)
+
+
+class Xdp(IntEnum):
+    """Return codes of an XDP program (linux/bpf.h)."""
+
+    ABORTED = 0
+    DROP = 1
+    PASS = 2
+    TX = 3
