@@ -25,7 +25,7 @@ static __always_inline void note_offender(const struct packet *packet, __u32 ver
 	struct offender *offender = bpf_map_lookup_elem(&offenders, &packet->key);
 
 	if (!offender) {
-		struct offender fresh = { .first_seen_ns = now_ns };
+		struct offender fresh = {.first_seen_ns = now_ns};
 		bpf_map_update_elem(&offenders, &packet->key, &fresh, BPF_NOEXIST);
 		offender = bpf_map_lookup_elem(&offenders, &packet->key);
 		if (!offender)

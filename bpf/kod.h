@@ -12,7 +12,8 @@ enum {
 	KOD_POLL_MAX = 10, /* ntpd keeps what it is told until it restarts */
 	KOD_PRECISION = -23,
 	KOD_TTL = 64,
-	KOD_SOURCE_PORT_MIN = 1024, /* but for port 123: below are the services a reply could loop with */
+	KOD_SOURCE_PORT_MIN =
+		1024, /* but for port 123: below are the services a reply could loop with */
 	NTP_PORT = 123,
 };
 
@@ -126,8 +127,8 @@ static __always_inline void answer_udp(struct udphdr *udp, __u8 family, __u64 ps
 	if (none)
 		return;
 	pseudo += bpf_htons(IPPROTO_UDP) + udp->len;
-	__u16 check =
-		fold(add_words(pseudo, udp, (sizeof(*udp) + NTPGUARD_HEADER_BYTES) / sizeof(__u32)));
+	__u16 check = fold(
+		add_words(pseudo, udp, (sizeof(*udp) + NTPGUARD_HEADER_BYTES) / sizeof(__u32)));
 	udp->check = check ? check : 0xffff; /* RFC 768: 0 means none */
 }
 
@@ -157,13 +158,13 @@ static __always_inline bool kiss(const struct packet *packet)
 
 enum {
 	HEED_WITHIN = ((2ULL * 1000000000) >> KOD_UNIT_SHIFT) + 1, /* 2 s, rounded up */
-	DEAF_FOR = (15ULL * 60 * 1000000000) >> KOD_UNIT_SHIFT, /* 15 minutes without excess */
+	DEAF_FOR = (15ULL * 60 * 1000000000) >> KOD_UNIT_SHIFT,	   /* 15 minutes without excess */
 	UNHEEDED_EXCESS = 2,
 };
 
 #define AUX_GET(word, field) ((word) >> AUX_##field##_SHIFT & ((1ULL << AUX_##field##_BITS) - 1))
-#define AUX_SET(word, field, value)                                                 \
-	(((word) & ~(((1ULL << AUX_##field##_BITS) - 1) << AUX_##field##_SHIFT)) | \
+#define AUX_SET(word, field, value)                                                                \
+	(((word) & ~(((1ULL << AUX_##field##_BITS) - 1) << AUX_##field##_SHIFT)) |                 \
 	 (__u64)(value) << AUX_##field##_SHIFT)
 
 static __always_inline __u16 kod_clock(__u64 now_ns)

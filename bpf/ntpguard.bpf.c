@@ -108,7 +108,8 @@ static __always_inline void limit(const struct running *running, const struct pa
 	__u32 way = slot->way;
 
 	if (way < NTPGUARD_WAYS) {
-		admitted = gcra(&slot->bucket->gcra[bound_way(way)], slot->owner, &rule->limit, now);
+		admitted =
+			gcra(&slot->bucket->gcra[bound_way(way)], slot->owner, &rule->limit, now);
 	} else if (way == NO_WAY) {
 		struct newcomer newcomer = {
 			.key = packet->key,
@@ -138,7 +139,8 @@ static __always_inline void limit(const struct running *running, const struct pa
 	}
 	__sync_fetch_and_add(&slot->bucket->stat[way], once);
 	/* Another CPU's swap first: it saw this source too, and one KoD is enough. */
-	if (aux != seen && __sync_val_compare_and_swap(&slot->bucket->aux[way], seen, aux) != seen &&
+	if (aux != seen &&
+	    __sync_val_compare_and_swap(&slot->bucket->aux[way], seen, aux) != seen &&
 	    decision->verdict == VERDICT_KOD)
 		decide(decision, VERDICT_DROP, REASON_LIMIT);
 	if (admitted == GCRA_EXCESS &&
@@ -151,9 +153,10 @@ static __always_inline bool is_request(const struct packet *packet)
 	return packet->mode == 0 || packet->mode == 1 || packet->mode == MODE_NTP_CLIENT;
 }
 
-static __always_inline const struct class_rule *
-classify(const struct running *running, const struct packet *packet, const struct slot *slot,
-	 struct decision *decision)
+static __always_inline const struct class_rule *classify(const struct running *running,
+							 const struct packet *packet,
+							 const struct slot *slot,
+							 struct decision *decision)
 {
 	__u32 way = slot->way;
 	__u64 aux = way < NTPGUARD_WAYS ? load(&slot->bucket->aux[bound_way(way)]) : 0;
@@ -168,7 +171,7 @@ classify(const struct running *running, const struct packet *packet, const struc
 static __always_inline __u8 judge(const struct running *running, const struct packet *packet,
 				  struct decision *decision)
 {
-	struct slot slot = { .way = NO_WAY };
+	struct slot slot = {.way = NO_WAY};
 	__u64 hash = source_hash(packet->key);
 	bool request = is_request(packet);
 
@@ -181,7 +184,8 @@ static __always_inline __u8 judge(const struct running *running, const struct pa
 	else if (packet->mode >= 6) /* CVE-2013-5211 */
 		decide(decision, rule->flags & CLASS_CONTROL ? VERDICT_PASS : VERDICT_DROP,
 		       REASON_CONTROL);
-	else if (!request) /* never charged to its source: CVE-2016-7426. Room for: the answers' budget */
+	else if (
+		!request) /* never charged to its source: CVE-2016-7426. Room for: the answers' budget */
 		decide(decision, VERDICT_PASS, REASON_ANSWER);
 	else if (!packet->whole)
 		decide(decision, VERDICT_DROP, REASON_MALFORMED);
@@ -197,7 +201,7 @@ int ntpguard(struct xdp_md *ctx)
 {
 	struct packet packet = {};
 	struct running running;
-	struct decision decision = { .verdict = VERDICT_PASS, .reason = REASON_CONFORM };
+	struct decision decision = {.verdict = VERDICT_PASS, .reason = REASON_CONFORM};
 	__u8 flags = 0;
 
 	enum parsed parsed = parse(ctx, &packet);

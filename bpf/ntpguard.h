@@ -15,13 +15,13 @@
 
 enum ntpguard_limits {
 	NTPGUARD_ABI = 1,
-	NTPGUARD_WAYS = 4, /* slots in a bucket of the source table */
+	NTPGUARD_WAYS = 4,     /* slots in a bucket of the source table */
 	NTPGUARD_CLASSES = 64, /* class 0 is the default, the file's [limit] */
 	NTPGUARD_PORTS = 4,
 	NTPGUARD_LEAK_SHARDS = 256,
-	NTPGUARD_COPIES = 2, /* of each policy set: one running, one idle */
+	NTPGUARD_COPIES = 2,		  /* of each policy set: one running, one idle */
 	NTPGUARD_DOCUMENT_BYTES = 524280, /* of the running policy's text */
-	NTPGUARD_HEADER_BYTES = 48, /* RFC 5905, 7.3: without extension fields and MAC */
+	NTPGUARD_HEADER_BYTES = 48,	  /* RFC 5905, 7.3: without extension fields and MAC */
 };
 
 enum ntpguard_family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
@@ -35,18 +35,18 @@ enum ntpguard_verdict { VERDICT_PASS, VERDICT_KOD, VERDICT_DROP, VERDICTS };
 
 /* Why. A reason is counted with the verdict that it led to. */
 enum ntpguard_reason {
-	REASON_CONFORM, /* within its limit */
-	REASON_EXEMPT, /* its class is exempt */
-	REASON_LEAK, /* excess, answered anyway (CVE-2015-7705) */
-	REASON_LIMIT, /* excess */
+	REASON_CONFORM,	  /* within its limit */
+	REASON_EXEMPT,	  /* its class is exempt */
+	REASON_LEAK,	  /* excess, answered anyway (CVE-2015-7705) */
+	REASON_LIMIT,	  /* excess */
 	REASON_UNTRACKED, /* found no slot in the source table */
-	REASON_BLOCK, /* its class is blocked */
-	REASON_ANSWER, /* modes 2, 4, 5: an answer to this host's own client */
-	REASON_CONTROL, /* modes 6 and 7 */
+	REASON_BLOCK,	  /* its class is blocked */
+	REASON_ANSWER,	  /* modes 2, 4, 5: an answer to this host's own client */
+	REASON_CONTROL,	  /* modes 6 and 7 */
 	REASON_MALFORMED, /* not a whole NTP packet, or from an impossible source */
-	REASON_ODD, /* a fragment, or a chain of headers too long to follow */
-	REASON_OFF, /* mode off: not judged */
-	REASON_OBSERVED, /* mode observe: passed, whatever the verdict would have been */
+	REASON_ODD,	  /* a fragment, or a chain of headers too long to follow */
+	REASON_OFF,	  /* mode off: not judged */
+	REASON_OBSERVED,  /* mode observe: passed, whatever the verdict would have been */
 	REASONS,
 	REASON_ROOM = 16, /* counters have room for so many */
 };
@@ -146,7 +146,7 @@ struct limit {
 };
 
 enum ntpguard_class_flags {
-	CLASS_KOD = 1, /* excess may be kissed */
+	CLASS_KOD = 1,	   /* excess may be kissed */
 	CLASS_CONTROL = 2, /* modes 6 and 7 pass */
 	CLASS_OBSERVE = 4, /* count what would happen, pass the packet */
 };
@@ -172,12 +172,12 @@ enum ntpguard_policy_flags {
 /* One copy of the running policy but for its prefixes. */
 struct policy {
 	struct limit leak_shard; /* of each of the leak's shards */
-	struct limit kod_total; /* all KoDs together */
-	struct limit newcomers; /* all requests of sources without a slot together */
+	struct limit kod_total;	 /* all KoDs together */
+	struct limit newcomers;	 /* all requests of sources without a slot together */
 	__u32 flags;
 	__u16 kod_interval; /* kod units between two KoDs to one source */
-	__u8 kod_patience; /* KoDs not heeded before a source is deaf */
-	__u8 kod_flood; /* more excess since the last pass: no KoD */
+	__u8 kod_patience;  /* KoDs not heeded before a source is deaf */
+	__u8 kod_flood;	    /* more excess since the last pass: no KoD */
 	__u64 reserved;
 	struct class_rule classes[NTPGUARD_CLASSES];
 };

@@ -36,8 +36,8 @@ struct ntp_header {
 _Static_assert(sizeof(struct ntp_header) == NTPGUARD_HEADER_BYTES, "RFC 5905, 7.3");
 
 enum parsed {
-	PARSED_OTHER, /* not for us: passes untouched, uncounted */
-	PARSED_ODD, /* UDP perhaps, but its ports cannot be seen */
+	PARSED_OTHER,	  /* not for us: passes untouched, uncounted */
+	PARSED_ODD,	  /* UDP perhaps, but its ports cannot be seen */
 	PARSED_MALFORMED, /* UDP to a guarded port, lengths or checksum impossible */
 	PARSED_NTP,
 };
@@ -50,13 +50,13 @@ struct packet {
 	void *end;
 	struct address source; /* IPv4 mapped */
 	struct address destination;
-	__u64 key; /* of the source */
+	__u64 key;     /* of the source */
 	__u32 payload; /* bytes, as UDP says */
-	__u32 frame; /* bytes */
+	__u32 frame;   /* bytes */
 	__u32 family;
 	__u32 mode;
 	__u32 version;
-	__u8 ttl; /* or hop limit */
+	__u8 ttl;   /* or hop limit */
 	bool plain; /* no IP options, no extension headers */
 	bool whole; /* a whole NTP header is in the frame and in the datagram */
 };

@@ -42,26 +42,28 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, NTPGUARD_COPIES);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-		__uint(map_flags, BPF_F_NO_PREALLOC);
-		__uint(max_entries, 1);
-		__uint(key_size, sizeof(struct prefix_ipv4));
-		__uint(value_size, sizeof(__u32));
-	});
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+			__uint(map_flags, BPF_F_NO_PREALLOC);
+			__uint(max_entries, 1);
+			__uint(key_size, sizeof(struct prefix_ipv4));
+			__uint(value_size, sizeof(__u32));
+		});
 } prefixes_ipv4 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, NTPGUARD_COPIES);
 	__type(key, __u32);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-		__uint(map_flags, BPF_F_NO_PREALLOC);
-		__uint(max_entries, 1);
-		__uint(key_size, sizeof(struct prefix_ipv6));
-		__uint(value_size, sizeof(__u32));
-	});
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+			__uint(map_flags, BPF_F_NO_PREALLOC);
+			__uint(max_entries, 1);
+			__uint(key_size, sizeof(struct prefix_ipv6));
+			__uint(value_size, sizeof(__u32));
+		});
 } prefixes_ipv6 SEC(".maps");
 
 struct {
@@ -104,7 +106,7 @@ static __always_inline __u32 class_by_prefix(const struct running *running,
 	if (packet->family == FAMILY_IPV4) {
 		if (!(running->policy->flags & POLICY_PREFIXES_IPV4))
 			return 0;
-		struct prefix_ipv4 prefix = { .length = 32 };
+		struct prefix_ipv4 prefix = {.length = 32};
 		__builtin_memcpy(prefix.address, &packet->source.words[3], sizeof(prefix.address));
 		void *trie = bpf_map_lookup_elem(&prefixes_ipv4, &copy);
 		if (trie)
@@ -112,7 +114,7 @@ static __always_inline __u32 class_by_prefix(const struct running *running,
 	} else {
 		if (!(running->policy->flags & POLICY_PREFIXES_IPV6))
 			return 0;
-		struct prefix_ipv6 prefix = { .length = 128 };
+		struct prefix_ipv6 prefix = {.length = 128};
 		__builtin_memcpy(prefix.address, &packet->source, sizeof(prefix.address));
 		void *trie = bpf_map_lookup_elem(&prefixes_ipv6, &copy);
 		if (trie)

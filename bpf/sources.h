@@ -119,8 +119,8 @@ SEPARATE int choose_victim(struct bucket *bucket, __u64 now)
 		if (!load(&bucket->key[way]))
 			return way;
 		__s64 ahead = (word & ~GCRA_OWNER_MASK) - now;
-		bool over = load(&bucket->aux[way]) >> AUX_EXCESS_SHIFT &
-			    ((1 << AUX_EXCESS_BITS) - 1);
+		bool over =
+			load(&bucket->aux[way]) >> AUX_EXCESS_SHIFT & ((1 << AUX_EXCESS_BITS) - 1);
 		if (ahead > 0 && over)
 			continue;
 		if (victim == NO_WAY || ahead < least) {

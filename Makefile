@@ -1,0 +1,52 @@
+# make demo: sets everything up, then the main job on real daemons
+# make test: sets everything up, then every test
+.PHONY: setup demo lab test lint build bench clean
+.DEFAULT_GOAL := test
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+BPF := $(wildcard bpf/*.h bpf/*.c)
+
+# to build, to run, and to check; services that a package would start stay down
+PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
+	python3-click python3-prometheus-client python3-pyroute2 python3-bpfcc \
+	iproute2 ethtool util-linux procps strace bpftool systemd prometheus \
+	busybox python3 libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
+
+setup: build/.packages build/.installed
+
+build/.packages: Makefile
+	mkdir -p build
+	@echo "installing what is missing of: $(PACKAGES)"
+	tests/setup-packages $(PACKAGES)
+	touch $@
+
+build/.installed: build/.packages pyproject.toml hatch_build.py $(BPF)
+	test -x $(PYTHON) || /usr/bin/python3 -m venv --system-site-packages $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(PYTHON) -m tests.lab.demo
+
+lab: setup
+	$(PYTHON) -m pytest tests/lab
+
+test: setup
+	$(PYTHON) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	clang-format --dry-run -Werror $(BPF)
+
+build: setup
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	ls dist
+
+bench: setup
+	$(PYTHON) -m pytest tests/bench
+
+clean:
+	rm -rf build dist $(VENV) ntpguard/ntpguard.bpf.o .pytest_cache .mypy_cache .ruff_cache .hypothesis

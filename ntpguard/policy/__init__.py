@@ -1,0 +1,1 @@
+"""The operator's policy file: settings, checking, compiling. Knows no file descriptor."""

@@ -1,0 +1,50 @@
+"""A checked policy: values that hold together."""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from ntpguard.policy.kinds import Address, Network, Rate
+
+DEFAULT_CLASS = "default"
+
+
+@dataclass(frozen=True)
+class ClassPolicy:
+    """A named set of prefixes with its own limit or action. The first is the file's [limit]."""
+
+    name: str
+    rate: Rate
+    burst: int
+    leak: Fraction
+    kod: bool
+    prefixes: tuple[Network, ...] = ()
+    action: str = "limit"
+    control: bool = False
+    mode: str = "enforce"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All of a policy file, defaults filled in; times in seconds."""
+
+    mode: str
+    ports: tuple[int, ...]
+    destinations: tuple[Address, ...]
+    interfaces: tuple[str, ...]
+    xdp: str
+    on_exit: str
+    capacity: int
+    ipv4_prefix: int
+    ipv6_prefix: int
+    leak_max: Rate
+    kod_interval: int
+    kod_patience: int
+    kod_flood: int
+    kod_max_rate: Rate
+    newcomers_rate: Rate
+    classes: tuple[ClassPolicy, ...]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    def class_named(self, name: str) -> ClassPolicy | None:
+        """The class of that name, if there is one."""
+        return next((one for one in self.classes if one.name == name), None)
