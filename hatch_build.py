@@ -1,4 +1,4 @@
-"""Build hook: compiles the BPF program into the package, so that no protected host needs a compiler."""
+"""Build hook: compiles the BPF program into the package: no protected host needs a compiler."""
 
 import subprocess
 import sysconfig

@@ -181,7 +181,6 @@ _vsnprintf.argtypes = [c_char_p, c_size_t, c_void_p, c_void_p]
 _messages: list[str] = []
 
 
-@ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)
 def _collect(_level: int, text: int, arguments: int) -> int:
     """libbpf's messages go into the error that follows them, not to stderr."""
     buffer = ctypes.create_string_buffer(1 << 16)
@@ -191,20 +190,28 @@ def _collect(_level: int, text: int, arguments: int) -> int:
     return 0
 
 
+_print = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)(_collect)
+
+
+def _load_library() -> Any:
+    try:
+        return ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError:
+        pass
+    try:
+        from bcc import lib
+
+        if hasattr(lib, "bpf_object__open_file"):
+            return lib
+    except ImportError:
+        pass
+    raise NtpguardError("libbpf.so.1: not found: try apt-get install libbpf1")
+
+
 @cache
 def _library() -> Any:
     """The loaded library. Raises NtpguardError if there is none."""
-    try:
-        library: Any = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    except OSError:
-        try:
-            from bcc import lib as library  # type: ignore[import-not-found]
-
-            library.bpf_object__open_file  # noqa: B018  (bcc may not hold a libbpf)
-        except (ImportError, AttributeError):
-            raise NtpguardError(
-                "libbpf.so.1: not found: try apt-get install libbpf1"
-            ) from None
+    library = _load_library()
     for name, (result, arguments) in _PROTOTYPES.items():
         try:
             function = getattr(library, name)
@@ -212,7 +219,7 @@ def _library() -> Any:
             raise NtpguardError(f"libbpf.so.1: no {name}: libbpf 1.0 or newer is needed") from None
         function.restype = result
         function.argtypes = arguments
-    library.libbpf_set_print(ctypes.cast(_collect, c_void_p))
+    library.libbpf_set_print(ctypes.cast(_print, c_void_p))
     return library
 
 

@@ -231,9 +231,7 @@ def _prefixes_file(checker: _Checker, path: str, name: Any) -> tuple[Network, ..
     return tuple(found)
 
 
-def _check_prefixes(
-    checker: _Checker, classes: list[ClassPolicy], values: dict[str, Any]
-) -> None:
+def _check_prefixes(checker: _Checker, classes: list[ClassPolicy], values: dict[str, Any]) -> None:
     owners: dict[Network, str] = {}
     bits = {4: values["sources.ipv4_prefix"], 6: values["sources.ipv6_prefix"]}
     for index, one in enumerate(classes):

@@ -65,7 +65,7 @@ def class_rule(one: ClassPolicy) -> abi.ClassRule:
 
 
 def buckets_for(capacity: int) -> int:
-    """Buckets that hold `capacity` sources with 1 % loss: a power of two, loaded to a half at most."""
+    """Buckets that hold `capacity` sources with 1 % loss: a power of two, at most half full."""
     slots = capacity * 2
     return 1 << max(0, (-(-slots // abi.WAYS) - 1).bit_length())
 

@@ -1,4 +1,4 @@
-"""Every setting of the policy file, one row each: checking, showing and the reference read it here."""
+"""Every setting of the policy file, one row each: checking and showing read it here."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -103,7 +103,11 @@ CLASS_SETTINGS: tuple[Setting, ...] = (
     Setting("class", "kod", Boolean(), None, "as kod.enabled, which holds without it"),
     Setting("class", "control", Boolean(), False, "whether modes 6 and 7 pass"),
     Setting(
-        "class", "mode", Choice(("enforce", "observe")), "enforce", "observe: a canary for this class"
+        "class",
+        "mode",
+        Choice(("enforce", "observe")),
+        "enforce",
+        "observe: a canary for this class",
     ),
 )
 

@@ -12,9 +12,7 @@ from ntpguard.words import Action, Family, Mode, Reason, Verdict
 from tests.bpf.packets import SERVER4, SERVER6, SERVER_MAC, Frame
 
 OBJECT = Path(
-    os.environ.get(
-        "NTPGUARD_OBJECT", Path(__file__).parents[2] / "ntpguard" / "ntpguard.bpf.o"
-    )
+    os.environ.get("NTPGUARD_OBJECT", Path(__file__).parents[2] / "ntpguard" / "ntpguard.bpf.o")
 )
 SEED = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 NEVER, ALWAYS = 0xFFFFFFFF, 0

@@ -79,7 +79,9 @@ def fixtures() -> Iterator[Fixture]:
         for mode in (6, 7):
             frame = but(payload=ntp(mode=mode))
             yield dropped(f"{name} mode {mode} is dropped", frame, Reason.CONTROL)
-        yield dropped(f"{name} monlist is dropped", but(payload=bytes.fromhex("1700032a")), Reason.CONTROL)
+        yield dropped(
+            f"{name} monlist is dropped", but(payload=bytes.fromhex("1700032a")), Reason.CONTROL
+        )
         yield kissed(
             f"{name} every field of the request but version, poll and transmit is forgotten",
             but(
@@ -98,9 +100,28 @@ def fixtures() -> Iterator[Fixture]:
             ),
             poll=8,
         )
-        for asked, told in ((-128, 6), (-6, 6), (0, 6), (5, 6), (6, 6), (9, 9), (10, 10), (11, 10), (17, 10), (127, 10)):
+        for asked, told in (
+            (-128, 6),
+            (-6, 6),
+            (0, 6),
+            (5, 6),
+            (6, 6),
+            (9, 9),
+            (10, 10),
+            (11, 10),
+            (17, 10),
+            (127, 10),
+        ):
             yield kissed(f"{name} poll {asked} becomes {told}", but(payload=ntp(poll=asked)), told)
-        for length, what in ((52, "crypto-NAK"), (60, "DES"), (68, "MD5"), (72, "SHA-1"), (76, "extension field"), (120, "MS-SNTP"), (228, "NTS")):
+        for length, what in (
+            (52, "crypto-NAK"),
+            (60, "DES"),
+            (68, "MD5"),
+            (72, "SHA-1"),
+            (76, "extension field"),
+            (120, "MS-SNTP"),
+            (228, "NTS"),
+        ):
             yield dropped(
                 f"{name} {length} bytes ({what}) are never kissed",
                 but(payload=ntp() + bytes(range(length - 48))),
@@ -125,7 +146,9 @@ def fixtures() -> Iterator[Fixture]:
             )
         yield dropped(f"{name} without payload is malformed", but(payload=b""), Reason.MALFORMED)
         yield dropped(f"{name} UDP length 7 is malformed", but(udp_length=7), Reason.MALFORMED)
-        yield dropped(f"{name} UDP longer than IP is malformed", but(udp_length=57), Reason.MALFORMED)
+        yield dropped(
+            f"{name} UDP longer than IP is malformed", but(udp_length=57), Reason.MALFORMED
+        )
         yield dropped(
             f"{name} UDP shorter than a header is malformed though the frame is whole",
             but(udp_length=55),
@@ -143,10 +166,16 @@ def fixtures() -> Iterator[Fixture]:
         yield untouched(f"{name} three tags pass", but(tags=((ETH_VLAN, 1),) * 3))
         yield untouched(f"{name} foreign destination MAC passes", but(destination_mac=OTHER_MAC))
         yield untouched(f"{name} broadcast MAC passes", but(destination_mac=b"\xff" * 6))
-        yield untouched(f"{name} multicast MAC passes", but(destination_mac=bytes.fromhex("01005e000101")))
-        yield dropped(f"{name} group source MAC is never kissed", but(source_mac=b"\x01" + bytes(5)))
+        yield untouched(
+            f"{name} multicast MAC passes", but(destination_mac=bytes.fromhex("01005e000101"))
+        )
+        yield dropped(
+            f"{name} group source MAC is never kissed", but(source_mac=b"\x01" + bytes(5))
+        )
         yield untouched(f"{name} another port passes", but(destination_port=124))
-        yield untouched(f"{name} source port 123 alone passes", but(destination_port=5000, source_port=123))
+        yield untouched(
+            f"{name} source port 123 alone passes", but(destination_port=5000, source_port=123)
+        )
         yield untouched(f"{name} TCP passes", but(protocol=TCP))
         yield kissed(f"{name} partial checksum is computed anew", but(checksum=0x8C71))
         yield kissed(f"{name} all-ones checksum is computed anew", but(checksum=0xFFFF))
@@ -154,7 +183,9 @@ def fixtures() -> Iterator[Fixture]:
     yield kissed("ipv4 checksum zero stays zero", IPV4.but(checksum=0))
     yield dropped("ipv6 checksum zero is malformed", IPV6.but(checksum=0), Reason.MALFORMED)
     for base, name in ((IPV4, "ipv4"), (IPV6, "ipv6")):
-        yield kissed(f"{name} checksum computed to zero is sent as all ones", _computed_to_zero(base))
+        yield kissed(
+            f"{name} checksum computed to zero is sent as all ones", _computed_to_zero(base)
+        )
     for fragment, what in ((0, "no flags"), (0x4000, "DF"), (0x8000, "reserved bit")):
         out = kod(IPV4.but(fragment=fragment & 0x4000))
         yield Fixture(
@@ -164,14 +195,18 @@ def fixtures() -> Iterator[Fixture]:
         yield passed(f"ipv4 {what} fragment is odd", IPV4.but(fragment=fragment), Reason.ODD)
     for size in (4, 8, 40):
         options = b"\x01" * (size - 1) + b"\0"
-        yield dropped(f"ipv4 with {size} bytes of options is limited, never kissed", IPV4.but(options=options))
+        yield dropped(
+            f"ipv4 with {size} bytes of options is limited, never kissed", IPV4.but(options=options)
+        )
     yield dropped(
         "ipv4 with options and 47 bytes is malformed",
         IPV4.but(options=bytes(4), payload=ntp()[:47]),
         Reason.MALFORMED,
     )
     yield untouched("ipv4 total length below its header passes", IPV4.but(ip_length=19))
-    yield dropped("ipv4 total length cutting UDP is malformed", IPV4.but(ip_length=75), Reason.MALFORMED)
+    yield dropped(
+        "ipv4 total length cutting UDP is malformed", IPV4.but(ip_length=75), Reason.MALFORMED
+    )
     yield untouched("ARP passes", IPV4.but().__bytes__()[:12] + b"\x08\x06" + bytes(46))
     yield untouched("an ICMP error passes", IPV4.but(protocol=ICMP))
     wrong_version = bytearray(bytes(IPV4))
@@ -181,7 +216,11 @@ def fixtures() -> Iterator[Fixture]:
     short_header[14] = 0x44
     yield untouched("ipv4 with ihl 4 passes", bytes(short_header))
 
-    for kind, what in ((HOP_BY_HOP, "hop-by-hop"), (DESTINATION, "destination"), (ROUTING, "routing")):
+    for kind, what in (
+        (HOP_BY_HOP, "hop-by-hop"),
+        (DESTINATION, "destination"),
+        (ROUTING, "routing"),
+    ):
         yield dropped(
             f"ipv6 with {what} options is limited, never kissed",
             IPV6.but(extensions=((kind, PADDING),)),
@@ -190,28 +229,41 @@ def fixtures() -> Iterator[Fixture]:
         "ipv6 with three extension headers is limited, never kissed",
         IPV6.but(extensions=((HOP_BY_HOP, PADDING), (DESTINATION, PADDING), (ROUTING, PADDING))),
     )
-    yield passed("ipv6 with a chain of nine is odd", IPV6.but(extensions=((DESTINATION, PADDING),) * 9), Reason.ODD)
+    yield passed(
+        "ipv6 with a chain of nine is odd",
+        IPV6.but(extensions=((DESTINATION, PADDING),) * 9),
+        Reason.ODD,
+    )
     yield passed("ipv6 fragment is odd", IPV6.but(extensions=((FRAGMENT, bytes(7)),)), Reason.ODD)
     yield passed(
         "ipv6 fragment behind options is odd",
         IPV6.but(extensions=((HOP_BY_HOP, PADDING), (FRAGMENT, bytes(7)))),
         Reason.ODD,
     )
-    yield untouched("ipv6 extension header longer than the packet passes", IPV6.but(extensions=((DESTINATION, b"\xff" + PADDING[1:]),)))
+    yield untouched(
+        "ipv6 extension header longer than the packet passes",
+        IPV6.but(extensions=((DESTINATION, b"\xff" + PADDING[1:]),)),
+    )
     yield dropped("ipv6 jumbogram is malformed", IPV6.but(ip_length=0), Reason.MALFORMED)
     yield kissed("ipv6 flow label is forgotten", IPV6.but(flow=0xBEEF5))
 
     for address in ("198.51.100.2", "198.51.100.255", "255.255.255.255", "224.0.1.1"):
-        yield dropped(f"destination {address} is not ours: never kissed", IPV4.but(destination=address))
+        yield dropped(
+            f"destination {address} is not ours: never kissed", IPV4.but(destination=address)
+        )
     for address in ("2001:db8::2", "ff02::101", "ff05::101"):
-        yield dropped(f"destination {address} is not ours: never kissed", IPV6.but(destination=address))
+        yield dropped(
+            f"destination {address} is not ours: never kissed", IPV6.but(destination=address)
+        )
     yield dropped("ipv4 our own address as source is never kissed", IPV4.but(source=SERVER4))
     yield dropped("ipv6 our own address as source is never kissed", IPV6.but(source=SERVER6))
     for address in ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.1.1", "240.0.0.1", "255.255.255.255"):
         yield dropped(f"source {address} is never kissed", IPV4.but(source=address))
     for address in ("::1", "::", "::ffff:203.0.113.7"):
         yield dropped(f"source {address} is never kissed", IPV6.but(source=address))
-    yield dropped("an ipv6 multicast source is malformed", IPV6.but(source="ff02::1"), Reason.MALFORMED)
+    yield dropped(
+        "an ipv6 multicast source is malformed", IPV6.but(source="ff02::1"), Reason.MALFORMED
+    )
     yield kissed("ipv6 link-local source is kissed", IPV6.but(source="fe80::7"))
 
 

@@ -114,7 +114,11 @@ def test_a_policy_written_back_reads_as_the_same_policy(text: str) -> None:
 def test_a_class_inherits_what_it_does_not_state() -> None:
     campus, banned = parse_policy(FULL).classes[1:]
     assert (campus.leak, campus.burst, campus.kod) == (Fraction(1, 8), 100, True)
-    assert (banned.rate, banned.action, banned.kod) == (parse_policy(FULL).classes[0].rate, "block", False)
+    assert (banned.rate, banned.action, banned.kod) == (
+        parse_policy(FULL).classes[0].rate,
+        "block",
+        False,
+    )
 
 
 def test_prefixes_come_from_a_file_too_and_its_mistakes_have_its_lines(tmp_path: Path) -> None:

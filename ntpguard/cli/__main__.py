@@ -1,0 +1,5 @@
+"""python -m ntpguard.cli"""
+
+from ntpguard.cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""The group of all commands: global options, names almost typed right, errors in one line."""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ntpguard import __version__
+from ntpguard.cli import life, limits, policies, sources, watch
+from ntpguard.cli.output import Context
+from ntpguard.errors import NtpguardError
+from ntpguard.kernel import bpffs
+
+
+class Group(click.Group):
+    """Suggests the nearest command, as click does from 8.5 on; ends with an error's exit code."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with a hint."""
+        if args and self.get_command(ctx, args[0]) is None:
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's; ntpguard's errors become one line each."""
+        try:
+            return super().invoke(ctx)
+        except NtpguardError as error:
+            for line in str(error).splitlines():
+                click.echo(f"ntpguard: {line}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 ok, 1 failed or degraded, 2 usage, 3 bad policy, 4 not running, "
+    "5 permission.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "ndjson"]),
+    default="table",
+    help="Format of what goes to stdout.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No messages but warnings and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="More in tables.")
+@click.option(
+    "--bpffs",
+    "bpffs_option",
+    type=click.Path(path_type=Path),
+    help="Where the bpffs is mounted.  [default: $NTPGUARD_BPFFS or /sys/fs/bpf]",
+)
+@click.version_option(__version__, prog_name="ntpguard")
+@click.pass_context
+def main(
+    context: click.Context, output: str, quiet: bool, verbose: bool, bpffs_option: Path | None
+) -> None:
+    """Limit what each client may ask of this NTP server, in front of it, in XDP.
+
+    Excess requests become RATE Kiss-o'-Death replies or are dropped, before they cost a socket.
+    Enforcement stays when the command returns.
+    """
+    context.obj = Context(output, quiet, verbose, bpffs.directory(bpffs_option))
+
+
+for command in (
+    life.up,
+    life.down,
+    life.status,
+    life.mode,
+    sources.top,
+    sources.show,
+    limits.limit,
+    policies.policy,
+    watch.export,
+    watch.trace,
+):
+    main.add_command(command)

@@ -1,0 +1,65 @@
+"""What commands print: data on stdout as a table or JSON, messages on stderr."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Context:
+    """The global options."""
+
+    output: str
+    quiet: bool
+    verbose: bool
+    bpffs: Path
+
+    def message(self, text: str) -> None:
+        """To people, on stderr; not with -q."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Something to look at, on stderr."""
+        click.echo(f"ntpguard: warning: {text}", err=True)
+
+    def emit(self, data: Any, table: Iterable[str]) -> None:
+        """`data` in the machine formats, the lines of `table` for people."""
+        if self.output == "table":
+            for line in table:
+                click.echo(line)
+        elif self.output == "ndjson":
+            for one in data if isinstance(data, list) else [data]:
+                click.echo(json.dumps(envelope(one), ensure_ascii=False))
+        else:
+            click.echo(json.dumps(envelope(data), ensure_ascii=False, indent=2))
+
+
+def envelope(data: Any) -> dict[str, Any]:
+    """The object that all JSON comes in."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {"schema": SCHEMA, "time": now, "data": data}
+
+
+def columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:
+    """A table: text to the left, numbers to the right, nothing cut."""
+    body = [list(row) for row in rows]
+    right = [
+        bool(body) and all(isinstance(row[i], int | float) for row in body)
+        for i in range(len(header))
+    ]
+    cells = [list(header)] + [[str(cell) for cell in row] for row in body]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        aligned = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        yield "  ".join(aligned).rstrip()

@@ -1,0 +1,88 @@
+"""top, show."""
+
+import dataclasses
+import ipaddress
+from typing import Any
+
+import click
+
+from ntpguard import reading
+from ntpguard.cli.output import Context, columns
+from ntpguard.errors import UsageError
+from ntpguard.policy.model import Policy
+
+
+def letter(one: reading.Source) -> str:
+    """ntpq mrulist's verdict letter: K kissed and still at it, L limited, else a dot."""
+    if one.excess_since_pass == 0:
+        return "."
+    return "K" if one.unheeded else "L"
+
+
+def _data(one: reading.Source, policy: Policy) -> dict[str, Any]:
+    data = dataclasses.asdict(one)
+    del data["key"]
+    index = data.pop("class_index")
+    classes = policy.classes
+    return {**data, "class": classes[index].name if index < len(classes) else None}
+
+
+@click.command(epilog="Example: ntpguard top -n 5 --sort excess")
+@click.option("-n", "count", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option(
+    "--sort", type=click.Choice(["requests", "excess"]), default="excess", show_default=True
+)
+@click.pass_obj
+def top(context: Context, count: int, sort: str) -> None:
+    """The sources with the most excess, or requests. R: K ignores KoDs, L over its limit."""
+    with reading.open_running(context.bpffs) as guard:
+        policy = guard.policy()
+        found = guard.top(count, sort)
+    data = [_data(one, policy) for one in found]
+    rows = [
+        (one.source, one.requests, one.excess, letter(one), own["class"] or "-")
+        for one, own in zip(found, data, strict=True)
+    ]
+    context.emit(data, columns(("SOURCE", "REQUESTS", "EXCESS", "R", "CLASS"), rows))
+
+
+@click.command(epilog="Example: ntpguard show 203.0.113.7")
+@click.argument("source")
+@click.pass_obj
+def show(context: Context, source: str) -> None:
+    """All that is known of one source: its class and why, its counts, what happens next."""
+    try:
+        address = ipaddress.ip_address(source.partition("/")[0])
+    except ValueError:
+        raise UsageError(f"{source}: no IP address: write it like 203.0.113.7") from None
+    with reading.open_running(context.bpffs) as guard:
+        policy = guard.policy()
+        one = guard.find(address)
+        index, prefix = guard.match(address)
+        own = policy.classes[index]
+        following = guard.next_request(one, index)
+    data = {
+        "address": str(address),
+        "class": own.name,
+        "prefix": prefix,
+        "action": own.action,
+        "rate": str(own.rate),
+        "burst": own.burst,
+        "source": _data(one, policy) if one else None,
+        "next_request": following,
+    }
+    lines = [
+        f"source     {one.source if one else address}",
+        f"class      {own.name}" + (f", by prefix {prefix}" if prefix else ""),
+        f"limit      {own.rate} burst {own.burst}"
+        if own.action == "limit"
+        else f"action     {own.action}",
+    ]
+    if one:
+        lines += [
+            f"requests   {one.requests}, {one.excess} of them excess",
+            f"kod        {one.unheeded} not heeded" + (", deaf" if one.deaf else ""),
+        ]
+    else:
+        lines.append("requests   none seen, or forgotten")
+    context.emit(data, [*lines, f"next       {following}"])

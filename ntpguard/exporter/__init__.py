@@ -1,0 +1,1 @@
+"""Counters for Prometheus, read at scrape time. Never a label that holds a source."""

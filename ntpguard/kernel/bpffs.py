@@ -1,0 +1,103 @@
+"""Pins: what outlives the process, where it lies, and who may change it.
+
+    <bpffs>/ntpguard/netns-<cookie>/          the maps of one network namespace
+                     netns-<cookie>/if<N>/    link, program, counters of the interface with index N
+                     netns-<cookie>-new/      a set that is being made; renamed when it is whole
+
+The cookie (Linux 5.14) names a namespace for as long as the machine runs; an inode number would be
+used again. bpffs refuses names with a dot, hence interfaces by index.
+"""
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ntpguard.errors import NtpguardError, PermissionNeeded
+
+SO_NETNS_COOKIE = 71
+BPF_FS_MAGIC_TYPE = "bpf"
+DEFAULT = Path("/sys/fs/bpf")
+
+
+def directory(bpffs: Path | None) -> Path:
+    """Where the bpffs is: the option, else NTPGUARD_BPFFS, else /sys/fs/bpf."""
+    return bpffs or Path(os.environ.get("NTPGUARD_BPFFS", DEFAULT))
+
+
+def _mount_type(path: Path) -> str:
+    """The type of the file system mounted at `path`, "" if nothing is."""
+    found = ""
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _, where, kind, *_ = line.split()
+        if where == str(path):
+            found = kind
+    return found
+
+
+def require(bpffs: Path) -> None:
+    """Raises NtpguardError if no bpffs is mounted there."""
+    if _mount_type(bpffs.resolve()) != BPF_FS_MAGIC_TYPE:
+        raise NtpguardError(f"{bpffs}: no bpffs is mounted there: try mount -t bpf bpf {bpffs}")
+
+
+def namespace() -> str:
+    """Name of this network namespace's pins."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        cookie = one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+    return f"netns-{int.from_bytes(cookie, 'little')}"
+
+
+def pins(bpffs: Path) -> Path:
+    """Directory of this network namespace's pins; it need not exist."""
+    return bpffs / "ntpguard" / namespace()
+
+
+def staging(bpffs: Path) -> Path:
+    """Where a new set of pins is made."""
+    return bpffs / "ntpguard" / f"{namespace()}-new"
+
+
+def interface_pins(at: Path, ifindex: int) -> Path:
+    """Directory of one interface's pins."""
+    return at / f"if{ifindex}"
+
+
+def attached(at: Path) -> dict[int, Path]:
+    """Interface index -> its directory, for interfaces that have a link pinned."""
+    found = {}
+    for one in sorted(at.glob("if*")):
+        if (one / "link").exists():
+            found[int(one.name.removeprefix("if"))] = one
+    return found
+
+
+def remove(path: Path) -> None:
+    """Unpins everything below `path`; its absence is no error."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_file(path: Path) -> None:
+    """Unpins one thing; its absence is no error."""
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(bpffs: Path) -> Iterator[None]:
+    """One writer at a time on this host. Waits for the other; raises PermissionNeeded."""
+    top = bpffs / "ntpguard"
+    try:
+        top.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        raise PermissionNeeded(
+            f"{top}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
+        ) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,115 @@
+"""Interfaces and addresses of this network namespace, as netlink tells them (pyroute2)."""
+
+import array
+import errno
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from ntpguard.errors import NtpguardError, UsageError
+
+ARPHRD_ETHER = 1
+SIOCETHTOOL = 0x8946
+ETHTOOL_GFLAGS = 0x25
+ETH_FLAG_RXVLAN = 1 << 8
+# pyroute2 gives IFLA_XDP_ATTACHED as the word that `ip link` prints
+XDP_MODES = {"xdp": "native", "xdpgeneric": "skb", "xdpoffload": "hw"}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One interface; xdp is the mode of the program attached to it ("none": no program)."""
+
+    name: str
+    ifindex: int
+    mac: bytes
+    ethernet: bool
+    driver: str
+    xdp: str
+    program_id: int | None
+
+
+def _interface(message: Any) -> Interface:
+    name = message.get_attr("IFLA_IFNAME")
+    xdp = message.get_attr("IFLA_XDP")
+    mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
+    mac = message.get_attr("IFLA_ADDRESS") or ""
+    driver = Path(f"/sys/class/net/{name}/device/driver")
+    kind = message.get_attr("IFLA_LINKINFO")
+    return Interface(
+        name=name,
+        ifindex=message["index"],
+        mac=bytes.fromhex(mac.replace(":", "")),
+        ethernet=message["ifi_type"] == ARPHRD_ETHER,
+        driver=os.path.basename(os.path.realpath(driver))
+        if driver.exists()
+        else str(kind.get_attr("IFLA_INFO_KIND") if kind else ""),
+        xdp=XDP_MODES.get(mode, "none"),
+        program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or None) if xdp else None,
+    )
+
+
+def interfaces() -> list[Interface]:
+    """Every interface of this network namespace."""
+    with IPRoute() as netlink:
+        return [_interface(message) for message in netlink.get_links()]
+
+
+def interface(name: str) -> Interface:
+    """The interface of that name. Raises UsageError, naming those that exist."""
+    found = interfaces()
+    for one in found:
+        if one.name == name:
+            if not one.ethernet or len(one.mac) != 6 or name == "lo":
+                raise UsageError(f"{name}: not an Ethernet interface: ntpguard guards those")
+            return one
+    known = ", ".join(one.name for one in found if one.name != "lo") or "none"
+    raise UsageError(f"{name}: no such interface: there are {known}")
+
+
+def local_addresses() -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Every unicast address of this host."""
+    with IPRoute() as netlink:
+        texts = [
+            message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            for message in netlink.get_addr()
+        ]
+    return {ipaddress.ip_address(text) for text in texts if text}
+
+
+def vlan_stripping(name: str) -> bool | None:
+    """Whether the NIC takes VLAN tags off before XDP sees the frame; None if it does not tell."""
+    command = array.array("B", struct.pack("II", ETHTOOL_GFLAGS, 0))
+    request = struct.pack("16sP", name.encode(), command.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            fcntl.ioctl(one, SIOCETHTOOL, request)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM):
+                return None
+            raise NtpguardError(f"{name}: asking for its offloads: {error.strerror}") from None
+    _, flags = struct.unpack("II", command.tobytes())
+    return bool(flags & ETH_FLAG_RXVLAN)
+
+
+def forwarding() -> list[str]:
+    """The families that this host forwards packets of."""
+    switches = {
+        "IPv4": "/proc/sys/net/ipv4/ip_forward",
+        "IPv6": "/proc/sys/net/ipv6/conf/all/forwarding",
+    }
+    on = []
+    for family, path in switches.items():
+        try:
+            if Path(path).read_text(encoding="ascii").strip() == "1":
+                on.append(family)
+        except OSError:
+            continue
+    return on

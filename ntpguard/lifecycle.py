@@ -1,0 +1,277 @@
+"""up, down: the life of the guard on one host.
+
+State outlives the process; a lock serialises writers. Every step may be the last one (a kill, a
+power cut): a set of maps is made in a staging directory and renamed when it is whole; a link is
+pinned last. So whatever is found has one of three meanings: a link pinned is enforcement;
+maps without a link are an interruption's remains, used again or removed; a staging directory is
+rubbish.
+"""
+
+import ctypes
+import os
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ntpguard import abi, running
+from ntpguard.errors import NotRunning, NtpguardError, UsageError
+from ntpguard.kernel import bpffs as pinned
+from ntpguard.kernel import interfaces, libbpf, maps
+from ntpguard.policy.compile import Compiled, compile_policy
+from ntpguard.policy.model import Policy
+
+ATTACH_FLAGS = {
+    "auto": 0,
+    "native": libbpf.XDP_FLAGS_DRV_MODE,
+    "skb": libbpf.XDP_FLAGS_SKB_MODE,
+}
+FRAGS_SINCE = (5, 18)  # frames of several buffers: jumbo frames in native mode
+
+
+@dataclass(frozen=True)
+class Attached:
+    """One guarded interface; `swapped`: it was guarded before, by an older program."""
+
+    name: str
+    xdp: str
+    swapped: bool
+
+
+def up(
+    names: Sequence[str],
+    policy: Policy,
+    *,
+    xdp: str,
+    bpffs: Path,
+    policy_file: str | None,
+    warn: Callable[[str], None],
+) -> list[Attached]:
+    """Loads, attaches and pins; enforcement stays when the process ends.
+
+    An interface that is guarded already gets the new program in one atomic swap. Raises UsageError
+    for interfaces, NtpguardError for what the kernel refuses; then nothing new is attached.
+    """
+    if not names:
+        raise UsageError("no interface: name one, or set interfaces in the policy file")
+    pinned.require(bpffs)
+    chosen = [interfaces.interface(name) for name in dict.fromkeys(names)]
+    compiled = compile_policy(policy)
+    with pinned.lock(bpffs):
+        at = pinned.pins(bpffs)
+        _tidy(bpffs)
+        before = pinned.attached(at)
+        for one in chosen:
+            _refuse_foreign(one, before.get(one.ifindex))
+        _warn(chosen, set(before), xdp, warn)
+        if not maps.are_whole(at):
+            _make_maps(bpffs, compiled)
+        with maps.opened(at) as descriptors:
+            table = _table(descriptors)
+            _refuse_other_table(table, compiled)
+            running.write_addresses(descriptors, compiled)
+            running.write(descriptors, policy, running.new_document(policy, policy_file))
+            return [_attach(at, one, descriptors, table, compiled, xdp) for one in chosen]
+
+
+def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
+    """Detaches the named interfaces, or all; with the last one, everything is unpinned.
+
+    Returns the names detached. Raises NotRunning if there is nothing to take down.
+    """
+    pinned.require(bpffs)
+    with pinned.lock(bpffs):
+        at = pinned.pins(bpffs)
+        remains = _tidy(bpffs)
+        before = pinned.attached(at)
+        by_index = {one.ifindex: one.name for one in interfaces.interfaces()}
+        if names:
+            known = {by_index.get(index, f"if{index}"): index for index in before}
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                there = ", ".join(known) or "none"
+                raise UsageError(f"{unknown[0]}: not guarded: guarded are {there}")
+            chosen = [known[name] for name in names]
+        else:
+            chosen = list(before)
+        for index in chosen:
+            (before[index] / "link").unlink()
+            pinned.remove(before[index])
+        if len(chosen) == len(before):
+            remains |= at.exists()
+            pinned.remove(at)
+        if not chosen and not remains:
+            raise NotRunning("not running: nothing is attached in this network namespace")
+        return [by_index.get(index, f"if{index}") for index in chosen]
+
+
+def _tidy(bpffs: Path) -> bool:
+    """Removes what an interruption left, and links without an interface; tells if there was any."""
+    found = False
+    staging = pinned.staging(bpffs)
+    if staging.exists():
+        pinned.remove(staging)
+        found = True
+    for one in pinned.pins(bpffs).glob("if*"):
+        link = one / "link"
+        if link.exists():
+            with maps.descriptor(link) as fd:
+                if libbpf.link_info(fd).ifindex:
+                    continue
+        pinned.remove(one)
+        found = True
+    return found
+
+
+def _refuse_foreign(one: interfaces.Interface, ours: Path | None) -> None:
+    if one.program_id is None or ours is not None:
+        return
+    name = "?"
+    try:
+        fd = libbpf.prog_by_id(one.program_id)
+        try:
+            name = libbpf.prog_info(fd).name.decode()
+        finally:
+            os.close(fd)
+    except NtpguardError:
+        pass  # it may have gone meanwhile
+    raise NtpguardError(
+        f'{one.name}: another XDP program is attached: "{name}", id {one.program_id}: '
+        f"if it is not needed: ip link set dev {one.name} xdp off"
+    )
+
+
+def _warn(
+    chosen: Sequence[interfaces.Interface],
+    before: set[int],
+    xdp: str,
+    warn: Callable[[str], None],
+) -> None:
+    for one in chosen:
+        if one.ifindex not in before and xdp != "skb" and one.driver != "veth":
+            warn(
+                f"{one.name}: attaching in native mode can reset the NIC: a few seconds of no link"
+            )
+        if interfaces.vlan_stripping(one.name) and one.driver != "veth":
+            warn(
+                f"{one.name}: the NIC strips VLAN tags: a KoD on a tagged network would go out "
+                f"untagged: ethtool -K {one.name} rxvlan off txvlan off"
+            )
+    families = interfaces.forwarding()
+    if families:
+        warn(
+            f"this host forwards {' and '.join(families)}: NTP packets that it forwards are "
+            "limited too: set destinations in the policy file to this host's addresses"
+        )
+
+
+def _make_maps(bpffs: Path, compiled: Compiled) -> None:
+    staging = pinned.staging(bpffs)
+    shape = compiled.table
+    with libbpf.Object.open(maps.object_path()) as made:
+        made.set_max_entries("sources", shape.buckets)
+        _load(made)
+        table = abi.Table(
+            abi=abi.ABI,
+            buckets=shape.buckets,
+            seed=(ctypes.c_uint64 * 2)(secrets.randbits(64), secrets.randbits(64)),
+            ipv4_prefix=shape.ipv4_prefix,
+            ipv6_prefix=shape.ipv6_prefix,
+        )
+        libbpf.map_update(made.map_fd("table"), bytes(4), bytes(table))
+        staging.mkdir(mode=0o700)
+        for name in maps.SHARED_MAPS:
+            libbpf.obj_pin(made.map_fd(name), staging / name)
+    # not whole, or we would not be here; no link either: _tidy has looked
+    pinned.remove(pinned.pins(bpffs))
+    staging.rename(pinned.pins(bpffs))
+
+
+def _load(program: libbpf.Object) -> None:
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    program.set_frags(maps.PROGRAM, release >= FRAGS_SINCE)
+    program.load()
+
+
+def _table(descriptors: dict[str, int]) -> abi.Table:
+    raw = libbpf.map_lookup(descriptors["table"], bytes(4), abi.size(abi.Table))
+    assert raw is not None, "an array has every key"
+    return abi.Table.from_buffer_copy(raw)
+
+
+def _refuse_other_table(table: abi.Table, compiled: Compiled) -> None:
+    if table.abi != abi.ABI:
+        raise NtpguardError(
+            f"the running table has ABI {table.abi}, this ntpguard {abi.ABI}: run ntpguard down "
+            "first (sources are forgotten)"
+        )
+    shape = compiled.table
+    wanted = (shape.buckets, shape.ipv4_prefix, shape.ipv6_prefix)
+    if (table.buckets, table.ipv4_prefix, table.ipv6_prefix) != wanted:
+        raise NtpguardError(
+            f"sources: the running table holds {table.buckets * 2} sources of "
+            f"/{table.ipv4_prefix} and /{table.ipv6_prefix}, the policy wants {shape.buckets * 2} "
+            f"of /{shape.ipv4_prefix} and /{shape.ipv6_prefix}: run ntpguard down first "
+            "(sources are forgotten)"
+        )
+
+
+def _constants(table: abi.Table, compiled: Compiled, mac: bytes) -> abi.Constants:
+    ports = [int.from_bytes(port.to_bytes(2, "big"), "little") for port in compiled.ports]
+    ports += [ports[0]] * (abi.PORTS - len(ports))
+    return abi.Constants(
+        seed=table.seed,
+        ipv6_mask=(abi.U64 << (64 - table.ipv6_prefix)) & abi.U64,
+        bucket_mask=table.buckets - 1,
+        ipv4_mask=(0xFFFFFFFF << (32 - table.ipv4_prefix)) & 0xFFFFFFFF,
+        ports=(ctypes.c_uint16 * abi.PORTS)(*ports),
+        mac=(ctypes.c_uint8 * 6)(*mac),
+        ipv4_prefix=table.ipv4_prefix,
+    )
+
+
+def _attach(
+    at: Path,
+    one: interfaces.Interface,
+    descriptors: dict[str, int],
+    table: abi.Table,
+    compiled: Compiled,
+    xdp: str,
+) -> Attached:
+    own = pinned.interface_pins(at, one.ifindex)
+    swapped = (own / "link").exists()
+    with libbpf.Object.open(maps.object_path()) as program:
+        program.set_constants(bytes(_constants(table, compiled, one.mac)))
+        for name, fd in descriptors.items():
+            program.reuse_map(name, fd)
+        if swapped:
+            with maps.descriptor(own / "counters") as counters:
+                program.reuse_map("counters", counters)
+                _load(program)
+        else:
+            _load(program)
+        fd = program.program_fd(maps.PROGRAM)
+        if swapped:
+            with maps.descriptor(own / "link") as link:
+                libbpf.link_update(link, fd)
+            pinned.remove_file(own / "program")
+            libbpf.obj_pin(fd, own / "program")
+        else:
+            own.mkdir(mode=0o700)
+            libbpf.obj_pin(program.map_fd("counters"), own / "counters")
+            libbpf.obj_pin(fd, own / "program")
+            link_fd = _link(fd, one, xdp)
+            try:
+                libbpf.obj_pin(link_fd, own / "link")
+            finally:
+                os.close(link_fd)
+    return Attached(one.name, interfaces.interface(one.name).xdp, swapped)
+
+
+def _link(program: int, one: interfaces.Interface, xdp: str) -> int:
+    try:
+        return libbpf.link_create(program, one.ifindex, ATTACH_FLAGS[xdp])
+    except libbpf.BpfError as error:
+        remedy = "" if xdp == "skb" else ": try --xdp skb"
+        raise NtpguardError(f"{one.name}: {error}{remedy}") from None

@@ -1,0 +1,258 @@
+"""The running policy: this is its only writer.
+
+Each set has two copies. The idle one is filled, then one root word names it: no packet ever sees a
+mixture, and a writer that dies half-way has changed nothing.
+"""
+
+import ctypes
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ntpguard import abi
+from ntpguard.errors import NotRunning, NtpguardError, UsageError
+from ntpguard.kernel import bpffs as pinned
+from ntpguard.kernel import interfaces, libbpf, maps
+from ntpguard.policy.check import check_limit, parse_policy
+from ntpguard.policy.compile import Compiled, compile_policy
+from ntpguard.policy.model import ClassPolicy, Policy
+from ntpguard.policy.render import to_toml
+from ntpguard.policy.settings import BURST, SOURCE_RATE
+from ntpguard.words import Mode
+
+GRACE_SECONDS = 0.005  # a packet that has read the old root word is long through
+
+Document = dict[str, Any]
+
+
+def new_document(policy: Policy, file: str | None) -> Document:
+    """What is kept of a policy beside its compiled form: its text, its file, live changes."""
+    return {
+        "schema": 1,
+        "file": file,
+        "text": to_toml(policy),
+        "applied": _now(),
+        "mode": None,
+        "overrides": {},
+    }
+
+
+def effective_policy(document: Document) -> Policy:
+    """The policy that runs: the text with the live changes, of mode and of limits by class."""
+    policy = parse_policy(document["text"], "running policy")
+    classes = []
+    for one in policy.classes:
+        own = dict(document["overrides"].get(one.name, {}))
+        if "rate" in own:
+            own["rate"] = SOURCE_RATE.read(own["rate"])
+        classes.append(dataclasses.replace(one, **own))
+    mode = document["mode"] or policy.mode
+    return dataclasses.replace(policy, classes=tuple(classes), mode=mode)
+
+
+def write(
+    descriptors: Mapping[str, int], policy: Policy, document: Document, *, prefixes: bool = True
+) -> None:
+    """Applies a policy whole. `prefixes` False: they have not changed and stay as they are.
+
+    Raises NtpguardError, having changed nothing, if it cannot be applied.
+    """
+    compiled = compile_policy(policy)
+    text = json.dumps(document, ensure_ascii=False).encode()
+    if len(text) > abi.DOCUMENT_BYTES:
+        raise NtpguardError(
+            f"the policy's text: {len(text)} bytes, at most {abi.DOCUMENT_BYTES} fit: "
+            "use shorter prefixes that cover several"
+        )
+
+    def change(root: int) -> int:
+        idle = {
+            name: 1 - abi.field(root, shift, 1)
+            for name, shift in (
+                ("policy", abi.ROOT_POLICY_SHIFT),
+                ("prefixes", abi.ROOT_PREFIXES_SHIFT),
+                ("document", abi.ROOT_DOCUMENT_SHIFT),
+            )
+        }
+        if prefixes:
+            _fill_prefixes(descriptors, compiled, idle["prefixes"])
+        _fill(descriptors["policy"], idle["policy"], bytes(compiled.policy))
+        stored = abi.Document(len(text), text)
+        _fill(descriptors["document"], idle["document"], bytes(stored))
+        mode = Mode.of(policy.mode)
+        flip = 1 << abi.ROOT_POLICY_SHIFT | 1 << abi.ROOT_DOCUMENT_SHIFT
+        if prefixes:
+            flip |= 1 << abi.ROOT_PREFIXES_SHIFT
+            root = _next(root, abi.ROOT_GENERATION_SHIFT, abi.ROOT_GENERATION_BITS)
+        mask = (1 << abi.ROOT_MODE_BITS) - 1
+        return (root ^ flip) & ~(mask << abi.ROOT_MODE_SHIFT) | mode << abi.ROOT_MODE_SHIFT
+
+    _commit(descriptors, change)
+
+
+@contextmanager
+def writing(bpffs: Path) -> Iterator[dict[str, int]]:
+    """The maps of the running guard, to be changed by one writer at a time.
+
+    Raises NotRunning, PermissionNeeded.
+    """
+    pinned.require(bpffs)
+    with pinned.lock(bpffs):
+        at = pinned.pins(bpffs)
+        if not pinned.attached(at):
+            raise NotRunning("not running: nothing is attached: try ntpguard up INTERFACE")
+        with maps.opened(at) as descriptors:
+            yield descriptors
+
+
+def set_mode(descriptors: Mapping[str, int], mode: Mode) -> str:
+    """Changes the mode, live. Returns the old one's word."""
+    document = read_document(descriptors)
+    before = effective_policy(document).mode
+    document["mode"] = mode.word
+    write(descriptors, effective_policy(document), document, prefixes=False)
+    return before
+
+
+def set_limit(
+    descriptors: Mapping[str, int], name: str, *, rate: str | None, burst: int | None
+) -> tuple[str, str]:
+    """Changes a class's limit, live. Returns the old and the new limit in words.
+
+    Raises UsageError for an unknown class or value, PolicyError for a limit that cannot be kept.
+    """
+    document = read_document(descriptors)
+    before = _class(document, name)
+    override = document["overrides"].setdefault(name, {})
+    try:
+        if rate is not None:
+            override["rate"] = str(SOURCE_RATE.read(rate))
+    except ValueError as error:
+        raise UsageError(f"--rate: {error} (got {rate!r})") from None
+    try:
+        if burst is not None:
+            override["burst"] = BURST.read(burst)
+    except ValueError as error:
+        raise UsageError(f"--burst: {error} (got {burst!r})") from None
+    return _words(before), _apply_override(descriptors, document, name)
+
+
+def unset_limit(descriptors: Mapping[str, int], name: str) -> tuple[str, str]:
+    """Takes a class's live limit back. Returns the old and the new limit in words."""
+    document = read_document(descriptors)
+    before = _class(document, name)
+    document["overrides"].pop(name, None)
+    return _words(before), _apply_override(descriptors, document, name)
+
+
+def read_document(descriptors: Mapping[str, int]) -> Document:
+    """The running policy's document."""
+    root = read_root(descriptors)
+    copy = abi.field(root, abi.ROOT_DOCUMENT_SHIFT, 1)
+    raw = libbpf.map_lookup(
+        descriptors["document"], copy.to_bytes(4, "little"), abi.size(abi.Document)
+    )
+    if raw is None:
+        raise NtpguardError("the running policy's text is gone: try ntpguard up again")
+    length = int.from_bytes(raw[:8], "little")
+    document: Document = json.loads(raw[8 : 8 + length])
+    return document
+
+
+def read_root(descriptors: Mapping[str, int]) -> int:
+    """The root word."""
+    raw = libbpf.map_lookup(descriptors["shared"], bytes(4), abi.size(abi.Shared))
+    assert raw is not None, "an array has every key"
+    return int(abi.Shared.from_buffer_copy(raw).root)
+
+
+def write_addresses(descriptors: Mapping[str, int], compiled: Compiled) -> None:
+    """Tells the packet path this host's addresses and the policy's destinations."""
+    wanted: dict[bytes, int] = {}
+    for flag, addresses in (
+        (abi.ADDRESS_LOCAL, interfaces.local_addresses()),
+        (abi.ADDRESS_DESTINATION, set(compiled.destinations)),
+    ):
+        for address in addresses:
+            packed = address.packed
+            key = bytes(10) + b"\xff\xff" + packed if len(packed) == 4 else packed
+            wanted[key] = wanted.get(key, 0) | flag
+    for key, flags in wanted.items():
+        libbpf.map_update(descriptors["addresses"], key, flags.to_bytes(4, "little"))
+    for key in list(libbpf.map_keys(descriptors["addresses"], abi.size(abi.Address))):
+        if key not in wanted:
+            libbpf.map_delete(descriptors["addresses"], key)
+
+
+def _class(document: Document, name: str) -> ClassPolicy:
+    policy = effective_policy(document)
+    found = policy.class_named(name)
+    if found is None:
+        known = ", ".join(one.name for one in policy.classes)
+        raise UsageError(f"{name}: no such class: there are {known}")
+    return found
+
+
+def _words(one: ClassPolicy) -> str:
+    return f"{one.rate} burst {one.burst}"
+
+
+def _apply_override(descriptors: Mapping[str, int], document: Document, name: str) -> str:
+    policy = effective_policy(document)
+    one = policy.class_named(name)
+    assert one is not None
+    check_limit(one)
+    write(descriptors, policy, document, prefixes=False)
+    return _words(one)
+
+
+def _commit(descriptors: Mapping[str, int], change: Callable[[int], int]) -> None:
+    memory = libbpf.map_mmap(descriptors["shared"], abi.size(abi.Shared), writable=True)
+    try:
+        root = ctypes.c_uint64.from_buffer(memory)
+        new = change(root.value)
+        new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
+        root.value = new  # one aligned 8-byte store
+        del root
+    finally:
+        memory.close()
+    time.sleep(GRACE_SECONDS)
+
+
+def _next(word: int, shift: int, bits: int) -> int:
+    mask = (1 << bits) - 1
+    return word & ~(mask << shift) | ((word >> shift) + 1 & mask) << shift
+
+
+def _fill(fd: int, copy: int, value: bytes) -> None:
+    libbpf.map_update(fd, copy.to_bytes(4, "little"), value)
+
+
+def _fill_prefixes(descriptors: Mapping[str, int], compiled: Compiled, copy: int) -> None:
+    for version, name, size in ((4, "prefixes_ipv4", 8), (6, "prefixes_ipv6", 20)):
+        pairs = [
+            (
+                prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed,
+                abi.pack_prefix_value(index, prefix.prefixlen).to_bytes(4, "little"),
+            )
+            for prefix, index in compiled.prefixes.items()
+            if prefix.version == version
+        ]
+        trie = libbpf.map_create(
+            libbpf.MAP_LPM_TRIE, name, size, 4, max(1, len(pairs)), libbpf.F_NO_PREALLOC
+        )
+        try:
+            libbpf.map_update_all(trie, pairs)
+            _fill(descriptors[name], copy, trie.to_bytes(4, "little"))
+        finally:
+            os.close(trie)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
