@@ -10,10 +10,13 @@ BPF := $(wildcard bpf/*.h bpf/*.c)
 # to build, to run, and to check; services that a package would start stay down
 PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
 	python3-click python3-prometheus-client python3-pyroute2 python3-bpfcc \
-	iproute2 ethtool util-linux procps strace bpftool systemd prometheus \
+	iproute2 ethtool iputils-ping util-linux procps strace bpftool systemd prometheus \
 	busybox python3 libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
 
-setup: build/.packages build/.installed
+# real NTP daemons conflict with one another as packages: they are unpacked, not installed
+PEERS := chrony ntpsec ntpsec-ntpdig python3-ntp
+
+setup: build/.packages build/.installed build/peers/.done
 
 build/.packages: Makefile
 	mkdir -p build
@@ -26,14 +29,21 @@ build/.installed: build/.packages pyproject.toml hatch_build.py $(BPF)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+build/peers/.done: build/.packages
+	rm -rf build/peers && mkdir -p build/peers
+	cd build/peers && apt-get download -qq -o APT::Sandbox::User=root $(PEERS)
+	cd build/peers && for package in *.deb; do dpkg-deb -x "$$package" . || exit 1; done
+	cp build/peers/usr/lib/*/ntp/libntpc.so build/peers/usr/lib/python3/dist-packages/ntp/
+	touch $@
+
 demo: setup
 	$(PYTHON) -m tests.lab.demo
 
 lab: setup
-	$(PYTHON) -m pytest tests/lab
+	tests/private $(PYTHON) -m pytest tests/lab
 
 test: setup
-	$(PYTHON) -m pytest
+	tests/private $(PYTHON) -m pytest
 
 lint: setup
 	$(VENV)/bin/ruff check .
@@ -46,7 +56,7 @@ build: setup
 	ls dist
 
 bench: setup
-	$(PYTHON) -m pytest tests/bench
+	tests/private $(PYTHON) -m pytest tests/bench
 
 clean:
 	rm -rf build dist $(VENV) ntpguard/ntpguard.bpf.o .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -84,6 +84,5 @@ for command in (
     limits.limit,
     policies.policy,
     watch.export,
-    watch.trace,
 ):
     main.add_command(command)

@@ -484,6 +484,19 @@ def possible_cpus() -> int:
     return _check(_library().libbpf_num_possible_cpus(), "possible CPUs")
 
 
+class _XdpMd(ctypes.Structure):
+    """struct xdp_md (linux/bpf.h)."""
+
+    _fields_ = [
+        ("data", c_uint32),
+        ("data_end", c_uint32),
+        ("data_meta", c_uint32),
+        ("ingress_ifindex", c_uint32),
+        ("rx_queue_index", c_uint32),
+        ("egress_ifindex", c_uint32),
+    ]
+
+
 def test_run(program: int, packet: bytes) -> tuple[int, bytes]:
     """Runs the program once over `packet`: its return code and the packet afterwards."""
     out = ctypes.create_string_buffer(len(packet) + 256)
@@ -498,3 +511,21 @@ def test_run(program: int, packet: bytes) -> tuple[int, bytes]:
     )
     _check(_library().bpf_prog_test_run_opts(program, options), "test run")
     return options.retval, out.raw[: options.data_size_out]
+
+
+def send_frames(program: int, packet: bytes, ifindex: int, count: int) -> None:
+    """Runs the program `count` times over live frames of an interface (Linux 5.18): what it
+    returns happens to them, and XDP_TX sends.
+    """
+    source = ctypes.create_string_buffer(packet, len(packet))
+    context = _XdpMd(data_end=len(packet), ingress_ifindex=ifindex)
+    options = _TestRunOpts(
+        sz=ctypes.sizeof(_TestRunOpts),
+        data_in=ctypes.addressof(source),
+        data_size_in=len(packet),
+        ctx_in=ctypes.addressof(context),
+        ctx_size_in=ctypes.sizeof(context),
+        repeat=count,
+        flags=F_TEST_XDP_LIVE_FRAMES,
+    )
+    _check(_library().bpf_prog_test_run_opts(program, options), "sending frames")

@@ -1,0 +1,234 @@
+"""A server and its clients, in network namespaces, with real daemons. Run it in `tests/private`."""
+
+import os
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ntpguard.kernel import libbpf
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build"
+PEERS = BUILD / "peers"
+GENERATOR = BUILD / "generator.bpf.o"
+
+SERVER4, CLIENT4 = "198.51.100.1", "198.51.100.2"
+SERVER6, CLIENT6 = "2001:db8::1", "2001:db8::2"
+SERVER, CLIENT = "server", "client"
+KINDS = ("polite", "hasty", "abuser")
+NETWORKS = {"polite": "203.0.113.0/24", "hasty": "198.18.1.0/24", "abuser": "198.18.2.0/24"}
+
+
+def build_generator() -> Path:
+    """The lab's own BPF object."""
+    source = Path(__file__).with_name("generator.bpf.c")
+    if not GENERATOR.exists() or GENERATOR.stat().st_mtime < source.stat().st_mtime:
+        include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
+        command = ["clang", "-O2", "-g", "-target", "bpfel", "-mcpu=v3", include]
+        subprocess.run([*command, "-c", str(source), "-o", str(GENERATOR)], check=True)
+    return GENERATOR
+
+
+def inside(namespace: str, *command: str) -> list[str]:
+    """`command` as run in a network namespace of the lab."""
+    return ["nsenter", f"--net=/run/netns/{namespace}", *command]
+
+
+def run(*command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Runs a command, its output captured."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[None]:
+    """This process in another network namespace of the lab."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    libc = libbpf.ctypes.CDLL(None, use_errno=True)
+    try:
+        assert libc.setns(there, 0) == 0
+        yield
+    finally:
+        assert libc.setns(home, 0) == 0
+        os.close(home)
+        os.close(there)
+
+
+@dataclass
+class Daemon:
+    """A real daemon of the lab, and its log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    directory: Path
+
+    def logged(self, text: str, within: float) -> str | None:
+        """The first line with `text`, waited for that many seconds."""
+        end = time.monotonic() + within
+        while True:
+            for line in self.log.read_text(errors="replace").splitlines():
+                if text in line:
+                    return line
+            if time.monotonic() > end or self.process.poll() is not None:
+                return None
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Lab:
+    """Two network namespaces joined by a veth pair; the client's end has the sink on it."""
+
+    directory: Path
+    daemons: list[Daemon] = field(default_factory=list)
+    _object: libbpf.Object | None = None
+    _link: int = -1
+
+    def __enter__(self) -> "Lab":
+        build_generator()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name in (SERVER, CLIENT):
+            run("ip", "netns", "add", name)
+            run(*inside(name, "ip", "link", "set", "lo", "up"))
+        pair = ["link", "add", "eth0", "netns", SERVER, "type", "veth"]
+        run("ip", *pair, "peer", "name", "eth0", "netns", CLIENT)
+        for name, ipv4, ipv6 in ((SERVER, SERVER4, SERVER6), (CLIENT, CLIENT4, CLIENT6)):
+            run(*inside(name, "ip", "address", "add", f"{ipv4}/24", "dev", "eth0"))
+            run(*inside(name, "ip", "address", "add", f"{ipv6}/64", "dev", "eth0", "nodad"))
+            run(*inside(name, "ip", "link", "set", "eth0", "up"))
+            # so that frames arrive natively while no XDP program is attached
+            run(*inside(name, "ethtool", "-K", "eth0", "gro", "on"))
+        for network in NETWORKS.values():
+            run(*inside(SERVER, "ip", "route", "add", network, "via", CLIENT4))
+        run(*inside(SERVER, "ping", "-c1", "-W2", CLIENT4), check=False)
+        self._attach_sink()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for daemon in reversed(self.daemons):
+            daemon.stop()
+        self.guard("down", check=False)
+        if self._link >= 0:
+            os.close(self._link)
+        if self._object:
+            self._object.close()
+        for name in (SERVER, CLIENT):
+            run("ip", "netns", "del", name, check=False)
+
+    def mac(self, name: str) -> bytes:
+        """The MAC address of eth0 in a namespace."""
+        shown = run(*inside(name, "cat", "/sys/class/net/eth0/address"), check=False).stdout
+        if not shown:
+            shown = run(*inside(name, "ip", "-br", "link", "show", "eth0")).stdout.split()[2]
+        return bytes.fromhex(shown.strip().replace(":", ""))
+
+    def link(self, name: str) -> tuple[int, bytes]:
+        """Index and MAC address of eth0 in a namespace."""
+        with namespace(name):
+            text = run("ip", "-o", "link", "show", "eth0").stdout
+        mac = text.split("link/ether ")[1].split()[0]
+        return int(text.split(":")[0]), bytes.fromhex(mac.replace(":", ""))
+
+    def _attach_sink(self) -> None:
+        self._object = libbpf.Object.open(GENERATOR)
+        self._object.load()
+        ifindex, _ = self.link(CLIENT)
+        with namespace(CLIENT):
+            self._link = libbpf.link_create(
+                self._object.program_fd("sink"), ifindex, libbpf.XDP_FLAGS_DRV_MODE
+            )
+
+    def replies(self) -> dict[str, tuple[int, int]]:
+        """(answered, kissed) by kind of simulated client, so far."""
+        assert self._object
+        found = {}
+        for index, kind in enumerate(KINDS):
+            cpus = libbpf.map_lookup_percpu(
+                self._object.map_fd("replies"), index.to_bytes(4, "little"), 16
+            )
+            answered = sum(int.from_bytes(raw[:8], "little") for raw in cpus)
+            kissed = sum(int.from_bytes(raw[8:], "little") for raw in cpus)
+            found[kind] = (answered, kissed)
+        return found
+
+    def guard(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The installed ntpguard command, on the server."""
+        command = os.environ.get("NTPGUARD_COMMAND", str(ROOT / ".venv/bin/ntpguard"))
+        return run(*inside(SERVER, *command.split(), *arguments), check=check)
+
+    def start(
+        self, namespace: str, name: str, command: Sequence[str], environment: dict[str, str]
+    ) -> Daemon:
+        """A daemon of ours in a namespace, its output in a log."""
+        directory = self.directory / name
+        directory.mkdir(parents=True, exist_ok=True)
+        log = directory / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                inside(namespace, *command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+            )
+        daemon = Daemon(process, log, directory)
+        self.daemons.append(daemon)
+        return daemon
+
+    def chronyd(self, namespace: str, name: str, configuration: str) -> Daemon:
+        """A real chronyd that leaves the machine's clock alone."""
+        directory = self.directory / name
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o750)
+        file = directory / "chrony.conf"
+        file.write_text(
+            f"{configuration}\npidfile {directory}/pid\nbindcmdaddress {directory}/command\n"
+        )
+        command = [str(PEERS / "usr/sbin/chronyd"), "-x", "-d", "-u", "root", "-f", str(file)]
+        daemon = self.start(namespace, name, command, {})
+        if not daemon.logged("chronyd version", 5):
+            raise AssertionError(daemon.log.read_text())
+        return daemon
+
+    def server(self) -> Daemon:
+        """The chronyd that is protected, with its default settings."""
+        return self.chronyd(SERVER, "server", "local stratum 1\nallow")
+
+    def server_stats(self) -> dict[str, int]:
+        """chronyc serverstats: name -> count."""
+        path = self.directory / "server" / "command"
+        chronyc = str(PEERS / "usr/bin/chronyc")
+        shown = run(*inside(SERVER, chronyc, "-h", str(path), "serverstats")).stdout
+        return {
+            name.strip(): int(value)
+            for name, _, value in (line.partition(":") for line in shown.splitlines())
+            if value.strip().isdigit()
+        }
+
+
+@contextmanager
+def packet_socket() -> Iterator[socket.socket]:
+    """A raw socket on the client's eth0, to send frames of simulated sources."""
+    with namespace(CLIENT):
+        one = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        one.bind(("eth0", 0))
+    try:
+        yield one
+    finally:
+        one.close()
