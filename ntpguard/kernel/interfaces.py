@@ -20,7 +20,7 @@ SIOCETHTOOL = 0x8946
 ETHTOOL_GFLAGS = 0x25
 ETH_FLAG_RXVLAN = 1 << 8
 # pyroute2 gives IFLA_XDP_ATTACHED as the word that `ip link` prints
-XDP_MODES = {"xdp": "native", "xdpgeneric": "skb", "xdpoffload": "hw"}
+XDP_MODES: dict[str | None, str] = {"xdp": "native", "xdpgeneric": "skb", "xdpoffload": "hw"}
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def compile_policy(policy: Policy) -> Compiled:
         flags |= longer if lengths and max(lengths) > bits[version] else 0
     shard = policy.leak_max.per_second / abi.LEAK_SHARDS
     compiled = abi.Policy(
-        leak_shard=total_limit(shard, Fraction(1)),
+        leak_shard=total_limit(shard, Fraction(1, 4)),
         kod_total=total_limit(policy.kod_max_rate.per_second, Fraction(1, 10)),
         newcomers=total_limit(policy.newcomers_rate.per_second, Fraction(1, 10)),
         flags=flags,

@@ -66,7 +66,9 @@ def test_an_ntpsec_ntpd_honours_the_kod(lab: Lab) -> None:
     directory.mkdir()
     configuration = directory / "ntp.conf"
     # disable ntp: the machine's clock is left alone
-    configuration.write_text(f"disable ntp\nlogconfig =allall\nserver {SERVER4} iburst minpoll 3 maxpoll 6\n")
+    configuration.write_text(
+        f"disable ntp\nlogconfig =allall\nserver {SERVER4} iburst minpoll 3 maxpoll 6\n"
+    )
     ntpd = str(PEERS / "usr/sbin/ntpd")
     client = lab.start(CLIENT, "ntpd", [ntpd, "-n", "-c", str(configuration)], {})
     line = client.logged("rate_exceeded", 40)
@@ -123,7 +125,12 @@ def test_a_policy_that_blocks_all_holds_while_the_program_is_swapped(lab: Lab) -
     _, server_mac = lab.link(SERVER)
     _, client_mac = lab.link(CLIENT)
     request = bytes(
-        Frame(source="203.0.113.9", destination=SERVER4, source_mac=client_mac, destination_mac=server_mac)
+        Frame(
+            source="203.0.113.9",
+            destination=SERVER4,
+            source_mac=client_mac,
+            destination_mac=server_mac,
+        )
     )
     import threading
 
@@ -159,7 +166,10 @@ def test_down_leaves_nothing(lab: Lab) -> None:
 
 def test_a_foreign_program_is_named_and_left_alone(lab: Lab) -> None:
     generator = str(Path(__file__).parents[2] / "build" / "generator.bpf.o")
-    run(*inside(SERVER, "ip", "link", "set", "dev", "eth0", "xdp", "obj", generator, "sec", "xdp"), check=False)
+    run(
+        *inside(SERVER, "ip", "link", "set", "dev", "eth0", "xdp", "obj", generator, "sec", "xdp"),
+        check=False,
+    )
     shown = run(*inside(SERVER, "ip", "link", "show", "eth0")).stdout
     if "prog/xdp" not in shown:
         pytest.fail(shown)
