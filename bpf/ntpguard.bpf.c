@@ -13,7 +13,8 @@
 
 #include "ntpguard.h"
 
-const volatile struct constants constants;
+const volatile struct constants constants; /* the loader writes it at the beginning of .rodata */
+const volatile struct abi_types abi_types;
 struct inputs inputs;
 
 /* A function that the verifier checks by itself, once, and not in every state of its callers. */

@@ -1,0 +1,101 @@
+"""The command line, as far as it goes without a kernel."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ntpguard.cli import main
+from ntpguard.cli.output import columns
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_a_command_almost_typed_right_is_suggested() -> None:
+    code, output = run("topp")
+    assert code == 2
+    assert "Did you mean 'top'?" in output
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "top", "limit list", "policy show", "show 203.0.113.7"]
+)
+def test_without_a_guard_commands_say_so_and_end_with_4(command: str, tmp_path: Path) -> None:
+    code, output = run("--bpffs", str(tmp_path), *command.split())
+    assert (code, output) == (
+        4,
+        "ntpguard: not running: nothing is attached: try ntpguard up INTERFACE\n",
+    )
+
+
+def test_without_a_bpffs_up_says_how_to_mount_one(tmp_path: Path) -> None:
+    code, output = run("--bpffs", str(tmp_path), "up", "eth9")
+    assert code == 1
+    assert output == (
+        f"ntpguard: {tmp_path}: no bpffs is mounted there: try mount -t bpf bpf {tmp_path}\n"
+    )
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    assert run("show", "203.0.113.300") == (
+        2,
+        "ntpguard: 203.0.113.300: no IP address: write it like 203.0.113.7\n",
+    )
+
+
+def test_a_bad_policy_ends_with_3_and_every_complaint(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('mod = "x"\nports = []\n')
+    code, output = run("policy", "check", str(file))
+    assert code == 3
+    assert output.splitlines() == [
+        f'ntpguard: {file}:1: mod: unknown setting: did you mean "mode"?',
+        f"ntpguard: {file}:2: ports: must be a list of 1 to 4 ports (got [])",
+    ]
+
+
+def test_policy_check_tells_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "good.toml"
+    file.write_text("")
+    code, output = run("-o", "json", "policy", "check", str(file))
+    shown = json.loads(output)
+    assert code == 0 and shown["schema"] == 1
+    assert shown["data"]["memory_bytes"]["sources"] == 64 * 2**20
+
+
+def test_limit_set_without_a_value_is_a_usage_error() -> None:
+    code, output = run("limit", "set")
+    assert (code, output) == (2, "ntpguard: nothing to set: give --rate, --burst or both\n")
+
+
+def test_numbers_stand_to_the_right_and_nothing_is_cut() -> None:
+    address = "2001:db8:ffff:ffff::/64"
+    rows = [(address, 5), ("203.0.113.7", 12345)]
+    assert list(columns(("SOURCE", "N"), rows)) == [
+        "SOURCE                       N",
+        f"{address}      5",
+        "203.0.113.7              12345",
+    ]
+
+
+@pytest.mark.parametrize("command", ["", "up", "limit set", "policy check", "export"])
+def test_help_can_be_read(command: str) -> None:
+    code, output = run(*command.split(), "--help")
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 100
+
+
+def test_the_installed_command_starts() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ntpguard"), "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "ntpguard, version 0.1.0\n"
