@@ -1,0 +1,57 @@
+"""What is shipped beside the package, and what the README claims."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ntpguard.cli import main
+from ntpguard.policy.check import parse_policy
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_unit_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "deploy/systemd/ntpguard.service").read_text(encoding="utf-8")
+    unit = tmp_path / "ntpguard.service"
+    unit.write_text(text.replace("/usr/bin/ntpguard", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_vagrantfile_is_ruby() -> None:
+    subprocess.run(["ruby", "-c", str(ROOT / "vagrant/Vagrantfile")], check=True)
+
+
+@pytest.mark.parametrize(
+    "script", ["vagrant/server.sh", "vagrant/client.sh", "tests/private", "tests/setup-packages"]
+)
+def test_a_script_is_clean(script: str) -> None:
+    subprocess.run(["shellcheck", str(ROOT / script)], check=True)
+
+
+def test_the_policy_in_the_readme_is_valid() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.S)
+    policy = parse_policy(block)
+    assert [one.name for one in policy.classes] == ["default", "campus", "banned"]
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    for words in re.findall(r"`ntpguard ([a-z ]+)", README):
+        group = main
+        for word in words.split():
+            command = getattr(group, "commands", {}).get(word)
+            if command is None:
+                break
+            group = command
+        assert group is not main, words
+
+
+def test_the_readme_names_the_make_targets_that_there_are() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make (demo|test|setup|build)", README):
+        assert re.search(rf"^{target}:", makefile, re.M)
