@@ -1,0 +1,68 @@
+"""Reading the source table from a mapping: whole columns, and never a torn slot."""
+
+import ipaddress
+import time
+
+import pytest
+
+from ntpguard import abi
+from ntpguard.reading import busiest, read_slot
+
+SEED = (1, 2)
+
+
+def words_of(buckets: int) -> "memoryview[int]":
+    return memoryview(bytearray(buckets * abi.size(abi.Bucket))).cast("Q")
+
+
+def put(words: "memoryview[int]", host: int, requests: int, excess: int) -> tuple[int, int]:
+    """A source in its bucket's first way; (bucket, key)."""
+    buckets = len(words) // 16
+    address = ipaddress.IPv4Address("198.18.0.0") + host
+    key = abi.source_key(address, 32, 64)
+    bucket = abi.hash_key(key, SEED) & (buckets - 1)
+    words[bucket * 16] = key
+    mark = abi.fingerprint(key, SEED) << abi.GCRA_FINGERPRINT_SHIFT
+    words[bucket * 16 + 4] = 77 << abi.GCRA_TAT_SHIFT | mark
+    words[bucket * 16 + 12] = requests << abi.STAT_REQUESTS_SHIFT | excess
+    return bucket, key
+
+
+def test_a_whole_slot_is_read() -> None:
+    words = words_of(16)
+    bucket, key = put(words, 1, 9, 3)
+    slot = read_slot(words, bucket, 0, SEED)
+    assert slot is not None
+    assert slot[0] == key
+    assert slot[3] == 9 << 32 | 3
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [(0, 0), (0, 0xFF00002012345678), (4, abi.GCRA_BUSY), (4, 0)],
+    ids=["empty", "another key", "busy", "another fingerprint"],
+)
+def test_a_slot_that_is_being_filled_is_not(word: int, value: int) -> None:
+    words = words_of(16)
+    bucket, _ = put(words, 1, 9, 3)
+    words[bucket * 16 + word] = value
+    assert read_slot(words, bucket, 0, SEED) is None
+
+
+def test_the_busiest_come_first_by_either_count() -> None:
+    words = words_of(1024)
+    many, much = put(words, 1, 100, 1)[0], put(words, 2, 50, 40)[0]
+    assert busiest(words, 1, "requests") == [(many, 0)]
+    assert busiest(words, 2, "excess") == [(much, 0), (many, 0)]
+
+
+def test_the_top_of_a_table_for_a_million_sources_takes_well_under_a_second() -> None:
+    words = words_of(1 << 19)
+    for way in range(abi.WAYS):
+        for bucket in range(0, 1 << 19, 2):
+            words[bucket * 16 + 12 + way] = (bucket * 7919 & 0xFFFF) << 32 | bucket & 0xFFF
+    begin = time.monotonic()
+    assert len(busiest(words, 20, "excess")) == 20
+    elapsed = time.monotonic() - begin
+    assert elapsed < 5 * 1.0
+    print(f"{elapsed:.2f} s")
