@@ -4,7 +4,8 @@ import heapq
 import ipaddress
 import os
 import time
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ WORDS_PER_BUCKET = abi.size(abi.Bucket) // 8
 KEY, GCRA, AUX, STAT = (abi.WAYS * i for i in range(4))
 HALF = (1 << 32) - 1
 DEAF_SECONDS = 15 * 60
+SPARE = 64  # slots to look at besides those asked for: some are torn, or empty but not zero
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Source:
     key: int
     requests: int
     excess: int
-    class_index: int
+    class_index: int | None  # None: found in older prefixes, looked up again by the next request
     tat_ahead_seconds: float  # negative: idle for so long
     excess_since_pass: int
     unheeded: int
@@ -161,29 +163,26 @@ class Running:
         counts = Counts()
         size = abi.size(abi.Counters)
         names = {one.ifindex: one.name for one in self.interfaces()}
-        classes = len(self.policy().classes)
         for ifindex, own in self._links.items():
             name = names.get(ifindex, f"if{ifindex}")
             with maps.descriptor(own / "counters", read_only=True) as fd:
-                for index in range(classes):
+                # also of classes that the policy has no more: a total never goes back
+                for index in range(abi.CLASSES):
                     raws = libbpf.map_lookup_percpu(fd, index.to_bytes(4, "little"), size)
-                    _add(counts, name, index, [abi.Counters.from_buffer_copy(r) for r in raws])
+                    _add(counts, name, index, [abi.Counters.from_buffer_copy(total(raws))])
         return counts
 
     def table_counters(self) -> dict[str, Any]:
         """inserted and replaced by family, full, lost; summed over the CPUs."""
-        total = [0] * (abi.size(abi.TableCounters) // 8)
         raws = libbpf.map_lookup_percpu(
             self._maps["table_counters"], bytes(4), abi.size(abi.TableCounters)
         )
-        for raw in raws:
-            words = memoryview(raw).cast("Q")
-            total = [a + b for a, b in zip(total, words, strict=True)]
+        words = memoryview(total(raws)).cast("Q")
         return {
-            "inserted": dict(zip(Family, total[0:2], strict=True)),
-            "replaced": dict(zip(Family, total[2:4], strict=True)),
-            "full": total[4],
-            "lost": total[5],
+            "inserted": dict(zip(Family, words[0:2], strict=True)),
+            "replaced": dict(zip(Family, words[2:4], strict=True)),
+            "full": words[4],
+            "lost": words[5],
         }
 
     def sources_held(self) -> dict[Family, int]:
@@ -211,12 +210,13 @@ class Running:
 
     def top(self, count: int, sort: str) -> list[Source]:
         """The sources with the most requests or excess."""
+        patience = self.policy().kod_patience  # a long policy takes a tenth of a second to parse
         with self._words() as words:
-            found = []
-            for bucket, way in busiest(words, count, sort):
+            found: list[Source] = []
+            for bucket, way in busiest(words, count + SPARE, sort):
                 slot = read_slot(words, bucket, way, self.seed)
-                if slot:
-                    found.append(self._source(*slot))
+                if slot and len(found) < count:
+                    found.append(self._source(*slot, patience))
             return found
 
     def find(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Source | None:
@@ -227,26 +227,29 @@ class Running:
             for way in range(abi.WAYS):
                 slot = read_slot(words, bucket, way, self.seed)
                 if slot and slot[0] == key:
-                    return self._source(*slot)
+                    return self._source(*slot, self.policy().kod_patience)
         return None
 
-    def _source(self, key: int, gcra: int, aux: int, stat: int) -> Source:
+    def _source(self, key: int, gcra: int, aux: int, stat: int, patience: int) -> Source:
         now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         ahead = (gcra >> abi.GCRA_TAT_SHIFT) - (now_ns >> abi.GCRA_UNIT_SHIFT)
         kod_time = abi.field(aux, abi.AUX_KOD_TIME_SHIFT, abi.AUX_KOD_TIME_BITS)
         since = ((now_ns >> abi.KOD_UNIT_SHIFT) - kod_time) & 0xFFFF
         unheeded = abi.field(aux, abi.AUX_UNHEEDED_SHIFT, abi.AUX_UNHEEDED_BITS)
+        known = abi.field(aux, abi.AUX_GENERATION_SHIFT, abi.AUX_GENERATION_BITS) == abi.field(
+            self.root(), abi.ROOT_GENERATION_SHIFT, abi.ROOT_GENERATION_BITS
+        )
         fresh = kod_time and (since << abi.KOD_UNIT_SHIFT) / 1e9 <= DEAF_SECONDS
         return Source(
             source=abi.source_of_key(key, self.table.ipv6_prefix),
             key=key,
             requests=stat >> abi.STAT_REQUESTS_SHIFT,
             excess=stat & HALF,
-            class_index=abi.field(aux, abi.AUX_CLASS_SHIFT, abi.AUX_CLASS_BITS),
+            class_index=abi.field(aux, abi.AUX_CLASS_SHIFT, abi.AUX_CLASS_BITS) if known else None,
             tat_ahead_seconds=(ahead << abi.GCRA_UNIT_SHIFT) / 1e9,
             excess_since_pass=abi.field(aux, abi.AUX_EXCESS_SHIFT, abi.AUX_EXCESS_BITS),
             unheeded=unheeded if fresh else 0,
-            deaf=bool(fresh and unheeded >= self.policy().kod_patience),
+            deaf=bool(fresh and unheeded >= patience),
         )
 
     def match(
@@ -292,6 +295,15 @@ class Running:
             "is dropped: deaf" if one and one.deaf else "is kissed or dropped"
         )
         return f"passes: mode is observe; else {what}" if observing else what
+
+
+def total(cpus: Iterable[bytes]) -> bytes:
+    """The sum of words counted per CPU; most are 0, and all-zero CPUs cost nothing."""
+    raws = list(cpus)
+    counted = [memoryview(raw).cast("Q") for raw in raws if any(raw)]
+    if not counted:
+        return bytes(len(raws[0]))
+    return array("Q", (sum(words) for words in zip(*counted, strict=True))).tobytes()
 
 
 def _add(counts: Counts, name: str, index: int, cpus: list[abi.Counters]) -> None:

@@ -24,7 +24,8 @@ def _data(one: reading.Source, policy: Policy) -> dict[str, Any]:
     del data["key"]
     index = data.pop("class_index")
     classes = policy.classes
-    return {**data, "class": classes[index].name if index < len(classes) else None}
+    known = index is not None and index < len(classes)
+    return {**data, "class": classes[index].name if known else None}
 
 
 @click.command(epilog="Example: ntpguard top -n 5 --sort excess")

@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from types import FrameType
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -20,6 +20,13 @@ LANDING = b"<h1>ntpguard</h1><p><a href='/metrics'>metrics</a></p>\n"
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without HTTPServer's reverse DNS of the address, which can take half a minute."""
+        TCPServer.server_bind(self)
+        self.server_name = str(self.server_address[0])
+        self.server_port = self.server_address[1]
+        self.setup_environ()
 
 
 class _Server6(_Server):

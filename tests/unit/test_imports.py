@@ -14,6 +14,7 @@ ORDER = [
     "lifecycle",
     "reading",
     "exporter",
+    "trace",
     "cli",
 ]
 # kernel moves bytes and knows no policy word, the exporter only reads
