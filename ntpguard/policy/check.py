@@ -1,19 +1,22 @@
 """Reading and checking a policy file: all errors in one run, each with its line and its remedy."""
 
 import difflib
+import math
 import re
 import tomllib
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ntpguard.abi import CLASSES
 from ntpguard.errors import PolicyError
+from ntpguard.policy.compile import LONGEST_TOLERANCE, emission_interval
 from ntpguard.policy.kinds import Network, read_prefix
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
 from ntpguard.policy.settings import CLASS_SETTINGS, SETTINGS
 
-CLOCK_TICK_SECONDS = 0.010  # the coarse clock's, at HZ=100
+CLOCK_TICK = Fraction(1, 100)  # seconds; the coarse clock's, at HZ=100
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 SECTIONS = sorted({row.section for row in SETTINGS if row.section})
 
@@ -86,6 +89,8 @@ def parse_policy(text: str, name: str = "policy", base: Path | None = None) -> P
         what = re.sub(r" \(at .*\)", "", str(error))
         number = line[1] if line else len(text.splitlines()) or 1
         raise PolicyError([f"{name}:{number}: not TOML: {what}"]) from None
+    except ValueError as error:  # an integer that Python refuses to read
+        raise PolicyError([f"{name}:1: not TOML: {error}"]) from None
 
     known_top = [row.name for row in SETTINGS if not row.section] + [*SECTIONS, "class"]
     for key in top:
@@ -149,14 +154,18 @@ def read_policy(path: Path) -> Policy:
 
 
 def check_limit(one: ClassPolicy) -> None:
-    """Raises PolicyError if the class's limit cannot be kept on the coarse clock."""
-    least = int(one.rate.per_second * CLOCK_TICK_SECONDS) + 1
-    if one.burst < least:
+    """Raises PolicyError if the class's limit cannot be kept on the clock, or not be counted."""
+    rate = one.rate.per_second
+    # below one request a second, the clock's step is lost in the time between two requests
+    least = math.ceil(rate * CLOCK_TICK) + 1 if rate >= 1 else 1
+    most = LONGEST_TOLERANCE // emission_interval(rate) + 1
+    why = f"the clock has steps of up to {float(CLOCK_TICK) * 1000:.0f} ms"
+    if one.burst > most:
+        why = "more would take years to earn"
+    if not least <= one.burst <= most:
+        bound = f"at least {least}" if one.burst < least else f"at most {most}"
         raise PolicyError(
-            [
-                f"burst {one.burst} of class {one.name}: must be at least {least} for {one.rate}: "
-                f"the clock has steps of up to {CLOCK_TICK_SECONDS * 1000:.0f} ms"
-            ]
+            [f"burst {one.burst} of class {one.name}: must be {bound} for {one.rate}: {why}"]
         )
 
 
@@ -217,8 +226,8 @@ def _prefixes_file(checker: _Checker, path: str, name: Any) -> tuple[Network, ..
     file = checker.base / name
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        checker.complain(key, f"cannot read {file}: {getattr(error, 'strerror', 'not UTF-8')}")
+    except (OSError, ValueError) as error:
+        checker.complain(key, f"cannot read {file}: {getattr(error, 'strerror', error)}")
         return ()
     found: list[Network] = []
     for number, line in enumerate(lines, 1):
