@@ -291,7 +291,7 @@ class Running:
         if wait <= 0:
             return f"passes: within {own.rate} burst {own.burst}"
         observing = self.mode() == Mode.OBSERVE or own.mode == "observe"
-        what = f"excess for {wait:.1f} s more: 1 in {1 / own.leak:.0f} passes, the rest " + (
+        what = f"excess for {wait:.1f} s more: 1 in {1 / float(own.leak):.0f} passes, the rest " + (
             "is dropped: deaf" if one and one.deaf else "is kissed or dropped"
         )
         return f"passes: mode is observe; else {what}" if observing else what

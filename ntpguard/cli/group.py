@@ -84,5 +84,6 @@ for command in (
     limits.limit,
     policies.policy,
     watch.export,
+    watch.trace,
 ):
     main.add_command(command)

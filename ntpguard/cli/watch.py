@@ -1,4 +1,4 @@
-"""export. Room for: trace."""
+"""export, trace."""
 
 import click
 
@@ -13,3 +13,12 @@ def export(context: Context, listen: str) -> None:
     from ntpguard.exporter.server import serve
 
     serve(listen, context.bpffs, context.message)
+
+
+@click.command(epilog="Example: ntpguard trace --seconds 10")
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop after so long.")
+def trace(seconds: float | None) -> None:
+    """NTP packets that the stack dropped after the guard passed them, and why (needs bcc)."""
+    from ntpguard.trace import run
+
+    run(seconds, click.echo)

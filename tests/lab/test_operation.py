@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.lab import ROOT, SERVER, Lab, inside, run
+from tests.bpf.packets import Frame
+from tests.lab.lab import CLIENT, ROOT, SERVER, SERVER4, Lab, inside, packet_socket, run
 from tests.lab.test_lab import POLICY, pytestmark, up
 
 __all__ = ["pytestmark"]
@@ -108,6 +109,30 @@ def test_live_changes_show_as_a_difference_from_the_file(lab: Lab) -> None:
     assert "running differs from the file" in lab.guard("status").stdout
     lab.guard("limit", "unset")
     assert "differs" not in lab.guard("status").stdout
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_show_says_what_the_next_request_meets(lab: Lab, mode: str) -> None:
+    limit = '[limit]\nrate = "1/minute"\nburst = 1\n'
+    classes = (
+        '[[class]]\nname = "friends"\nprefixes = ["203.0.113.128/25"]\naction = "exempt"\n'
+        '[[class]]\nname = "banned"\nprefixes = ["198.18.0.0/15"]\naction = "block"\n'
+    )
+    up(lab, policy=POLICY.replace("enforce", mode) + limit + classes)
+    _, server = lab.link(SERVER)
+    _, client = lab.link(CLIENT)
+    request = Frame(destination=SERVER4, source_mac=client, destination_mac=server)
+    with packet_socket() as wire:
+        for _ in range(3):
+            wire.send(bytes(request))
+    time.sleep(0.1)
+    shown = lab.guard("show", request.source).stdout
+    assert "requests   3, 2 of them excess" in shown
+    assert re.search(r"excess for \d+\.\d s more: 1 in 4 passes, the rest is kissed or", shown)
+    assert ("passes: mode is observe; else excess" in shown) == (mode == "observe")
+    assert "passes: class friends is exempt" in lab.guard("show", "203.0.113.200").stdout
+    assert "by prefix 198.18.0.0/15" in lab.guard("show", "198.18.1.1").stdout
+    assert "passes: within 1/minute burst 1" in lab.guard("show", "2001:db8::99").stdout
 
 
 def test_status_takes_well_under_a_second(lab: Lab) -> None:

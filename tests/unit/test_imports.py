@@ -52,6 +52,22 @@ def test_imports_point_one_way() -> None:
     assert wrong == []
 
 
+def test_bcc_is_imported_when_needed_only() -> None:
+    at_once, at_all = set(), set()
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if any(name.split(".")[0] == "bcc" for name in names):
+                at_all.add(str(path.relative_to(PACKAGE)))
+                if node in tree.body:
+                    at_once.add(str(path.relative_to(PACKAGE)))
+    # kernel/libbpf.py: for the libbpf behind it, where there is no other
+    assert (at_once, at_all) == (set(), {"trace/drops.py", "kernel/libbpf.py"})
+
+
 def test_no_file_is_long() -> None:
     root = PACKAGE.parent
     long = {

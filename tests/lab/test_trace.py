@@ -1,0 +1,95 @@
+"""What the stack dropped behind the guard, and why: bcc at kfree_skb, on the running kernel."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lab import CLIENT, CLIENT4, CLIENT6, SERVER, SERVER4, SERVER6, Lab, inside, namespace
+from tests.lab.test_lab import POLICY, pytestmark, up
+
+pytest.importorskip("bcc", reason="apt install python3-bpfcc")
+__all__ = ["pytestmark"]
+TRACE = "from ntpguard.trace import run; run(None, lambda line: print(line, flush=True))"
+BLOCK = POLICY + '[[class]]\nname = "all"\nprefixes = ["0.0.0.0/0"]\naction = "block"\n'
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab(tmp_path) as one:
+        yield one
+
+
+@contextmanager
+def trace(where: str) -> Iterator[list[str]]:
+    """Traces in a namespace for the length of the block; the list is filled when it ends."""
+    lines: list[str] = []
+    process = subprocess.Popen(
+        inside(where, sys.executable, "-c", TRACE), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline().startswith("TIME")
+    yield lines
+    process.send_signal(signal.SIGINT)
+    lines += process.communicate(timeout=10)[0].splitlines()
+    assert process.returncode == 0
+
+
+def requests(count: int, server: str = SERVER4, port: int = 123) -> None:
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    with namespace(CLIENT), socket.socket(family, socket.SOCK_DGRAM) as one:
+        for _ in range(count):
+            one.sendto(bytes([0x23]) + bytes(47), (server, port))
+
+
+@contextmanager
+def daemon_that_never_reads() -> Iterator[None]:
+    with namespace(SERVER), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        one.bind((SERVER4, 123))
+        yield
+
+
+@pytest.mark.parametrize("xdp", ["native", "skb"])
+@pytest.mark.parametrize("server, client", [(SERVER4, CLIENT4), (SERVER6, CLIENT6)])
+def test_requests_that_find_no_daemon_are_traced_with_source_and_reason(
+    lab: Lab, server: str, client: str, xdp: str
+) -> None:
+    up(lab, "--xdp", xdp)
+    with trace(SERVER) as lines:
+        requests(10, server)
+        requests(10, server, port=124)
+    text = "\n".join(lines)
+    assert len(re.findall(rf"^\S+  {client} +\d+  eth0 +NO_SOCKET ", text, re.M)) == 10, text
+    assert re.search(r"^ +10  eth0 +NO_SOCKET +\S*udp", text, re.M), text
+    assert lines[-1] == "        10  in total, 10 of them shown above"
+
+
+def test_requests_that_overflow_the_daemon_are_counted_exactly_and_shown_in_part(lab: Lab) -> None:
+    up(lab, policy=POLICY.replace("enforce", "observe"))
+    with daemon_that_never_reads(), trace(SERVER) as lines:
+        requests(5000)
+    (total,) = [line for line in lines if "SOCKET_RCVBUFF" in line and line.startswith("  ")]
+    assert 4900 < int(total.split()[0]) < 5000
+    assert len(lines) < 300
+
+
+@pytest.mark.parametrize("xdp", ["native", "skb"])
+def test_what_the_guard_drops_is_not_the_stacks(lab: Lab, xdp: str) -> None:
+    up(lab, "--xdp", xdp, policy=BLOCK)
+    with trace(SERVER) as lines:
+        requests(200)
+    assert lines[-1] == "         0  in total, 0 of them shown above", lines
+
+
+def test_another_namespace_is_not_ours(lab: Lab) -> None:
+    with daemon_that_never_reads(), trace(CLIENT) as lines:
+        requests(500)
+        requests(10, SERVER6)
+    assert lines[-1].split()[0] == "0", lines
