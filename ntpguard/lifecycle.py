@@ -8,6 +8,7 @@ rubbish.
 """
 
 import ctypes
+import errno
 import os
 import re
 import secrets
@@ -51,7 +52,8 @@ def up(
     """Loads, attaches and pins; enforcement stays when the process ends.
 
     An interface that is guarded already gets the new program in one atomic swap. Raises UsageError
-    for interfaces, NtpguardError for what the kernel refuses; then nothing new is attached.
+    for interfaces, NtpguardError for what the kernel refuses; then nothing new is attached or
+    pinned, and what was guarded before still is.
     """
     if not names:
         raise UsageError("no interface: name one, or set interfaces in the policy file")
@@ -65,14 +67,17 @@ def up(
         for one in chosen:
             _refuse_foreign(one, before.get(one.ifindex))
         _warn(chosen, set(before), xdp, warn)
-        if not maps.are_whole(at):
-            _make_maps(bpffs, compiled)
-        with maps.opened(at) as descriptors:
-            table = _table(descriptors)
-            _refuse_other_table(table, compiled)
-            running.write_addresses(descriptors, compiled)
-            running.write(descriptors, policy, running.new_document(policy, policy_file))
-            return [_attach(at, one, descriptors, table, compiled, xdp) for one in chosen]
+        try:
+            if not _can_use_maps(at, compiled, running_now=bool(before)):
+                _make_maps(bpffs, compiled)
+            with maps.opened(at) as descriptors:
+                table = _table(descriptors["table"])
+                running.write_addresses(descriptors, compiled)
+                running.write(descriptors, policy, running.new_document(policy, policy_file))
+                return [_attach(at, one, descriptors, table, compiled, xdp) for one in chosen]
+        except BaseException:
+            _undo(bpffs, set(before))
+            raise
 
 
 def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
@@ -92,7 +97,7 @@ def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
             if unknown:
                 there = ", ".join(known) or "none"
                 raise UsageError(f"{unknown[0]}: not guarded: guarded are {there}")
-            chosen = [known[name] for name in names]
+            chosen = [known[name] for name in dict.fromkeys(names)]
         else:
             chosen = list(before)
         for index in chosen:
@@ -122,6 +127,17 @@ def _tidy(bpffs: Path) -> bool:
         pinned.remove(one)
         found = True
     return found
+
+
+def _undo(bpffs: Path, before: set[int]) -> None:
+    """Takes back what an up that failed has made."""
+    at = pinned.pins(bpffs)
+    for index, own in pinned.attached(at).items():
+        if index not in before:
+            (own / "link").unlink()
+    _tidy(bpffs)
+    if not before:
+        pinned.remove(at)
 
 
 def _refuse_foreign(one: interfaces.Interface, ours: Path | None) -> None:
@@ -183,7 +199,7 @@ def _make_maps(bpffs: Path, compiled: Compiled) -> None:
         staging.mkdir(mode=0o700)
         for name in maps.SHARED_MAPS:
             libbpf.obj_pin(made.map_fd(name), staging / name)
-    # not whole, or we would not be here; no link either: _tidy has looked
+    # what lies there is not whole, or an interruption's remains of another shape
     pinned.remove(pinned.pins(bpffs))
     staging.rename(pinned.pins(bpffs))
 
@@ -194,27 +210,42 @@ def _load(program: libbpf.Object) -> None:
     program.load()
 
 
-def _table(descriptors: dict[str, int]) -> abi.Table:
-    raw = libbpf.map_lookup(descriptors["table"], bytes(4), abi.size(abi.Table))
+def _table(fd: int) -> abi.Table:
+    raw = libbpf.map_lookup(fd, bytes(4), abi.size(abi.Table))
     assert raw is not None, "an array has every key"
     return abi.Table.from_buffer_copy(raw)
 
 
-def _refuse_other_table(table: abi.Table, compiled: Compiled) -> None:
+def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
+    """Whether the pinned maps are whole and of the policy's shape.
+
+    Raises NtpguardError if they are of another shape and `running_now`: they hold its sources.
+    """
+    if not maps.are_whole(at):
+        return False
+    with maps.descriptor(at / "table") as fd:
+        difference = _difference(_table(fd), compiled)
+    if difference and running_now:
+        raise NtpguardError(difference)
+    return difference is None
+
+
+def _difference(table: abi.Table, compiled: Compiled) -> str | None:
     if table.abi != abi.ABI:
-        raise NtpguardError(
+        return (
             f"the running table has ABI {table.abi}, this ntpguard {abi.ABI}: run ntpguard down "
             "first (sources are forgotten)"
         )
     shape = compiled.table
     wanted = (shape.buckets, shape.ipv4_prefix, shape.ipv6_prefix)
     if (table.buckets, table.ipv4_prefix, table.ipv6_prefix) != wanted:
-        raise NtpguardError(
+        return (
             f"sources: the running table holds {table.buckets * 2} sources of "
             f"/{table.ipv4_prefix} and /{table.ipv6_prefix}, the policy wants {shape.buckets * 2} "
             f"of /{shape.ipv4_prefix} and /{shape.ipv6_prefix}: run ntpguard down first "
             "(sources are forgotten)"
         )
+    return None
 
 
 def _constants(table: abi.Table, compiled: Compiled, mac: bytes) -> abi.Constants:
@@ -273,5 +304,7 @@ def _link(program: int, one: interfaces.Interface, xdp: str) -> int:
     try:
         return libbpf.link_create(program, one.ifindex, ATTACH_FLAGS[xdp])
     except libbpf.BpfError as error:
-        remedy = "" if xdp == "skb" else ": try --xdp skb"
+        # these two come with a remedy of their own
+        told = error.errno in (errno.EOPNOTSUPP, errno.EBUSY)
+        remedy = "" if told or xdp == "skb" else ": try --xdp skb"
         raise NtpguardError(f"{one.name}: {error}{remedy}") from None

@@ -213,11 +213,11 @@ def _apply_override(descriptors: Mapping[str, int], document: Document, name: st
 
 
 def _commit(descriptors: Mapping[str, int], change: Callable[[int], int]) -> None:
+    new = change(read_root(descriptors))
+    new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
     memory = libbpf.map_mmap(descriptors["shared"], abi.size(abi.Shared), writable=True)
     try:
         root = ctypes.c_uint64.from_buffer(memory)
-        new = change(root.value)
-        new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
         root.value = new  # one aligned 8-byte store
         del root
     finally:

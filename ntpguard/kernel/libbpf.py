@@ -175,18 +175,26 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
 
-_vsnprintf = ctypes.CDLL(None).vsnprintf
-_vsnprintf.restype = c_int
-_vsnprintf.argtypes = [c_char_p, c_size_t, c_void_p, c_void_p]
+_libc = ctypes.CDLL(None)
+_libc.vasprintf.restype = c_int
+_libc.vasprintf.argtypes = [POINTER(c_void_p), c_void_p, c_void_p]
+_libc.free.restype = None
+_libc.free.argtypes = [c_void_p]
 _messages: list[str] = []
 
 
 def _collect(_level: int, text: int, arguments: int) -> int:
-    """libbpf's messages go into the error that follows them, not to stderr."""
-    buffer = ctypes.create_string_buffer(1 << 16)
-    _vsnprintf(buffer, len(buffer), text, arguments)
-    _messages.extend(buffer.value.decode(errors="replace").splitlines())
-    del _messages[:-200]
+    """libbpf's messages go into the error that follows them, not to stderr.
+
+    A verifier's log is one message of up to 16 MiB whose end says why: no buffer of a fixed size.
+    """
+    message = c_void_p()
+    length = _libc.vasprintf(ctypes.byref(message), text, arguments)
+    if length >= 0:
+        written = ctypes.string_at(message.value or 0, length)
+        _libc.free(message)
+        _messages.extend(written.decode(errors="replace").splitlines())
+        del _messages[:-200]
     return 0
 
 
@@ -234,6 +242,8 @@ _REMEDIES = {
 
 def _failed(what: str, number: int, detail: str = "") -> NtpguardError:
     word = errno.errorcode.get(number, str(number))
+    if number == errno.EOPNOTSUPP:
+        word = "EOPNOTSUPP"  # Python calls it ENOTSUP
     if number in (errno.EPERM, errno.EACCES) and not detail:
         return PermissionNeeded(
             f"{what}: {word}: CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed: try sudo"

@@ -1,0 +1,224 @@
+"""up and down, called as functions: what they leave when they succeed, fail or are refused."""
+
+import contextlib
+import dataclasses
+import os
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ntpguard import abi, lifecycle, running
+from ntpguard.errors import NotRunning, NtpguardError, UsageError
+from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.policy.check import parse_policy
+from ntpguard.policy.model import Policy
+
+pytestmark = pytest.mark.skipif(
+    "NTPGUARD_PRIVATE" not in os.environ, reason="attaches programs: runs in tests/private"
+)
+POLICY = parse_policy('mode = "enforce"\n[sources]\ncapacity = 4096\n')
+LARGER = dataclasses.replace(POLICY, capacity=8192)
+PEER = "lifecycle-peer"
+NAMES = ("guard0", "guard1")
+BRIDGE = "guard-bridge"
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+@pytest.fixture
+def where() -> Iterator[Path]:
+    """Two interfaces whose peers are in another namespace, and a bpffs without pins."""
+    ip("netns", "add", PEER)
+    try:
+        for name in NAMES:
+            ip("link", "add", name, "type", "veth", "peer", "name", name, "netns", PEER)
+            ip("link", "set", name, "up")
+        at = bpffs.directory(None)
+        yield at
+        with contextlib.suppress(NotRunning):
+            lifecycle.down(None, bpffs=at)
+    finally:
+        for name in (*NAMES, BRIDGE):
+            subprocess.run(["ip", "link", "del", name], capture_output=True)
+        ip("netns", "del", PEER)
+
+
+def up(
+    where: Path, *names: str, policy: Policy = POLICY, xdp: str = "auto"
+) -> list[lifecycle.Attached]:
+    return lifecycle.up(
+        names or NAMES[:1],
+        policy,
+        xdp=xdp,
+        bpffs=where,
+        policy_file=None,
+        warn=lambda text: None,
+    )
+
+
+def guarded() -> list[str]:
+    return [one.name for one in interfaces.interfaces() if one.program_id]
+
+
+def left(where: Path) -> list[Path]:
+    """What is pinned."""
+    return list((where / "ntpguard").iterdir())
+
+
+def compile_object(tmp_path: Path, source: str) -> Path:
+    """A BPF object of the test's own."""
+    file = tmp_path / "own.bpf.c"
+    file.write_text("#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n" + source)
+    made = file.with_suffix(".o")
+    include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
+    command = ["clang", "-O2", "-g", "-target", "bpfel", "-mcpu=v3", include]
+    subprocess.run([*command, "-c", str(file), "-o", str(made)], check=True)
+    return made
+
+
+def test_up_attaches_and_down_leaves_nothing(where: Path) -> None:
+    assert up(where, *NAMES) == [
+        lifecycle.Attached(name, xdp="native", swapped=False) for name in NAMES
+    ]
+    assert guarded() == list(NAMES)
+    assert lifecycle.down(None, bpffs=where) == list(NAMES)
+    assert (guarded(), left(where)) == ([], [])
+    with pytest.raises(NotRunning):
+        lifecycle.down(None, bpffs=where)
+
+
+def test_skb_mode_is_what_was_asked_for(where: Path) -> None:
+    assert up(where, xdp="skb")[0].xdp == "skb"
+
+
+def test_a_second_up_swaps_the_program_and_keeps_maps_link_and_counters(where: Path) -> None:
+    def identities() -> dict[str, int]:
+        at = bpffs.pins(where)
+        own = next(iter(bpffs.attached(at).values()))
+        with maps.opened(at) as descriptors:
+            found = {name: libbpf.map_info(fd).id for name, fd in descriptors.items()}
+        with maps.descriptor(own / "counters") as fd:
+            found["counters"] = libbpf.map_info(fd).id
+        with maps.descriptor(own / "link") as fd:
+            found["link"] = libbpf.link_info(fd).id
+        return found
+
+    up(where)
+    before, program = identities(), interfaces.interface(NAMES[0]).program_id
+    assert up(where)[0].swapped
+    assert identities() == before
+    after = interfaces.interface(NAMES[0]).program_id
+    assert after is not None and after != program
+    own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
+    with maps.descriptor(own / "program") as fd:
+        assert libbpf.prog_info(fd).id == after
+
+
+def test_the_policy_runs_before_the_first_link(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    create = libbpf.link_create
+
+    def spy(program: int, ifindex: int, flags: int) -> int:
+        with maps.opened(bpffs.pins(where)) as descriptors:
+            seen.append(running.read_root(descriptors))
+        return create(program, ifindex, flags)
+
+    monkeypatch.setattr(libbpf, "link_create", spy)
+    up(where)
+    assert [abi.field(root, abi.ROOT_MODE_SHIFT, abi.ROOT_MODE_BITS) for root in seen] == [2]
+
+
+def test_down_of_one_interface_named_twice_leaves_the_other_guarded(where: Path) -> None:
+    up(where, *NAMES)
+    assert lifecycle.down([NAMES[0], NAMES[0]], bpffs=where) == [NAMES[0]]
+    assert guarded() == [NAMES[1]]
+
+
+def test_an_interface_that_cannot_be_attached_leaves_nothing_new(where: Path) -> None:
+    ip("link", "add", BRIDGE, "type", "bridge")  # bridges have no native XDP
+    refused = f"^{BRIDGE}: .*EOPNOTSUPP: the driver has no native XDP: try --xdp skb$"
+    with pytest.raises(NtpguardError, match=refused):
+        up(where, NAMES[0], BRIDGE, xdp="native")
+    assert (guarded(), left(where)) == ([], [])
+    up(where, NAMES[0])
+    with pytest.raises(NtpguardError, match=refused):
+        up(where, *NAMES, BRIDGE, xdp="native")
+    assert guarded() == [NAMES[0]]
+    assert len(list(bpffs.pins(where).glob("if*"))) == 1
+
+
+def test_what_an_interrupted_up_left_does_not_bind_the_next_one(where: Path) -> None:
+    up(where)
+    for one in bpffs.attached(bpffs.pins(where)).values():
+        (one / "link").unlink()
+    up(where, policy=LARGER)
+    assert guarded() == [NAMES[0]]
+
+
+def test_a_running_table_is_not_replaced(where: Path) -> None:
+    up(where)
+    with pytest.raises(NtpguardError, match="run ntpguard down first"):
+        up(where, policy=LARGER)
+    assert guarded() == [NAMES[0]]
+
+
+def test_an_interface_that_went_away_is_forgotten(where: Path) -> None:
+    up(where, *NAMES)
+    ip("link", "del", NAMES[1])
+    up(where)
+    assert len(list(bpffs.pins(where).glob("if*"))) == 1
+
+
+def test_a_policy_that_cannot_be_applied_says_why_and_changes_nothing(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up(where)
+
+    def no_memory(*arguments: object, **options: object) -> int:
+        raise libbpf.BpfError("map prefixes_ipv4: ENOMEM", 12)
+
+    with maps.opened(bpffs.pins(where)) as descriptors:
+        before = running.read_root(descriptors)
+        monkeypatch.setattr(libbpf, "map_create", no_memory)
+        with pytest.raises(libbpf.BpfError, match="ENOMEM"):
+            running.write(descriptors, POLICY, running.new_document(POLICY, None))
+        assert running.read_root(descriptors) == before
+
+
+def test_another_program_is_named_and_left_alone(where: Path, tmp_path: Path) -> None:
+    own = compile_object(tmp_path, 'SEC("xdp") int other(void *c) { return XDP_PASS; }')
+    ip("link", "set", "dev", NAMES[0], "xdp", "obj", str(own), "sec", "xdp")
+    program = interfaces.interface(NAMES[0]).program_id
+    with pytest.raises(NtpguardError, match=f'another XDP program.*"other", id {program}'):
+        up(where)
+    assert interfaces.interface(NAMES[0]).program_id == program
+
+
+def test_an_unknown_interface_is_answered_with_those_that_exist(where: Path) -> None:
+    with pytest.raises(UsageError, match=r"guard9: no such interface: there are .*guard0"):
+        up(where, "guard9")
+
+
+def test_a_rejected_program_shows_the_end_of_a_long_verifier_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = "x += bpf_get_prandom_u32();\n" * 4096
+    own = compile_object(
+        tmp_path,
+        'SEC("xdp") int ntpguard(struct xdp_md *c) { volatile unsigned long x = 0;\n'
+        f"{long}return *(int *)(long)c->data + x; }}\n"
+        'char _license[] SEC("license") = "GPL";\n',
+    )
+    with (
+        libbpf.Object.open(own) as rejected,
+        pytest.raises(libbpf.BpfError, match="invalid access to packet"),
+    ):
+        rejected.load()
+    assert capfd.readouterr().err == ""
