@@ -101,7 +101,7 @@ def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
         else:
             chosen = list(before)
         for index in chosen:
-            (before[index] / "link").unlink()
+            _detach(before[index])
             pinned.remove(before[index])
         if len(chosen) == len(before):
             remains |= at.exists()
@@ -129,12 +129,18 @@ def _tidy(bpffs: Path) -> bool:
     return found
 
 
+def _detach(own: Path) -> None:
+    with maps.descriptor(own / "link") as fd:
+        libbpf.link_detach(fd)
+    (own / "link").unlink()
+
+
 def _undo(bpffs: Path, before: set[int]) -> None:
     """Takes back what an up that failed has made."""
     at = pinned.pins(bpffs)
     for index, own in pinned.attached(at).items():
         if index not in before:
-            (own / "link").unlink()
+            _detach(own)
     _tidy(bpffs)
     if not before:
         pinned.remove(at)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Provisions the client: a chrony that asks the server far too often.
+# Provisions the client: a chrony that asks the server far too often. SERVER is its address.
 set -eu
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends chrony
-printf 'server 198.51.100.1 minpoll -4 maxpoll -4\n' >/etc/chrony/sources.d/lab.sources
+printf 'server %s minpoll -4 maxpoll -4\n' "$SERVER" >/etc/chrony/sources.d/lab.sources
 systemctl restart chrony

@@ -2,7 +2,8 @@
 # Provisions the server: chrony with its default settings, and ntpguard in front of it.
 set -eu
 
-interface=${INTERFACE:-$(ip -o -4 address show | awk '/198\.51\.100\.1\// { print $2 }')}
+# SERVER is this machine's address in the lab
+interface=$(ip -o -4 address show to "$SERVER" | awk '{ print $2 }')
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends chrony make

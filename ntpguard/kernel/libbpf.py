@@ -168,6 +168,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "bpf_link_create": (c_int, [c_int, c_int, c_int, POINTER(_LinkCreateOpts)]),
     "bpf_link_update": (c_int, [c_int, c_int, c_void_p]),
+    "bpf_link_detach": (c_int, [c_int]),
     "bpf_prog_get_fd_by_id": (c_int, [c_uint32]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
     "bpf_prog_test_run_opts": (c_int, [c_int, POINTER(_TestRunOpts)]),
@@ -441,6 +442,11 @@ def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
 def map_by_id(identifier: int) -> int:
     """A new descriptor of the map with this id; the caller closes it."""
     return _check(_library().bpf_map_get_fd_by_id(identifier), f"map {identifier}: open")
+
+
+def link_detach(link: int) -> None:
+    """Detaches the program at once; the end of its last pin does so a moment later only."""
+    _check(_library().bpf_link_detach(link), "detaching the XDP program")
 
 
 def _info(fd: int, info: InfoT) -> InfoT:

@@ -1,6 +1,8 @@
 """What is shipped beside the package, and what the README claims."""
 
+import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,8 +29,26 @@ def test_the_vagrantfile_is_ruby() -> None:
     subprocess.run(["ruby", "-c", str(ROOT / "vagrant/Vagrantfile")], check=True)
 
 
+@pytest.mark.skipif(not shutil.which("vagrant"), reason="vagrant is not installed")
+def test_the_vagrantfile_is_valid(tmp_path: Path) -> None:
+    environment = {
+        "VAGRANT_CWD": str(ROOT / "vagrant"),
+        "VAGRANT_HOME": str(tmp_path / "home"),
+        "VAGRANT_DOTFILE_PATH": str(tmp_path / "state"),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+    }
+    done = subprocess.run(
+        ["vagrant", "validate", "--ignore-provider"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
-    "script", ["vagrant/server.sh", "vagrant/client.sh", "tests/private", "tests/setup-packages"]
+    "script",
+    ["vagrant/server.sh", "vagrant/client.sh", "tests/private", "tests/setup-packages", ".ci/run"],
 )
 def test_a_script_is_clean(script: str) -> None:
     subprocess.run(["shellcheck", str(ROOT / script)], check=True)
