@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /* Counts the received NTP packets that the stack drops, by cause, and reports some of them. bcc
  * compiles it (its map syntax, no kernel header); offsets come as -D from program.py. */
 
