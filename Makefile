@@ -49,7 +49,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	clang-format --dry-run -Werror $(BPF)
+	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c)
 
 build: setup
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .

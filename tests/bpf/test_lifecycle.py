@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import os
+import signal
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,3 +224,38 @@ def test_a_rejected_program_shows_the_end_of_a_long_verifier_log(
     ):
         rejected.load()
     assert capfd.readouterr().err == ""
+
+
+ACT = """import sys
+from ntpguard import lifecycle
+from ntpguard.kernel import bpffs
+from ntpguard.policy.check import parse_policy
+policy = parse_policy('mode = "enforce"\\n[sources]\\ncapacity = 4096\\n')
+at = bpffs.directory(None)
+if sys.argv[1] == "down":
+    lifecycle.down(None, bpffs=at)
+else:
+    lifecycle.up([sys.argv[2]], policy, xdp="auto", bpffs=at, policy_file=None, warn=lambda t: None)
+"""
+
+
+# strace counts each system call by itself: in one run over all of them, the rare ones are never hit
+@pytest.mark.parametrize("call", ["flock", "mkdir", "rename", "unlink", "rmdir"])
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_what_is_killed_at_a_rare_call_is_put_right(where: Path, command: str, call: str) -> None:
+    for when in range(1, 20):
+        if command == "down":
+            up(where)
+        inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"]
+        strace = ["strace", "-qq", "-o", "/dev/null", *inject]
+        done = subprocess.run([*strace, sys.executable, "-c", ACT, command, NAMES[0]])
+        if done.returncode != -signal.SIGKILL:
+            assert done.returncode == 0
+            return
+        if when % 2:
+            up(where)
+            assert guarded() == [NAMES[0]]
+        with contextlib.suppress(NotRunning):
+            lifecycle.down(None, bpffs=where)
+        assert (guarded(), left(where)) == ([], [])
+    raise AssertionError(f"{command} makes more calls of {call} than were tried")
