@@ -131,8 +131,8 @@ def _tidy(bpffs: Path) -> bool:
 
 def _detach(own: Path) -> None:
     with maps.descriptor(own / "link") as fd:
+        (own / "link").unlink()  # first: a link that is pinned is enforcement
         libbpf.link_detach(fd)
-    (own / "link").unlink()
 
 
 def _undo(bpffs: Path, before: set[int]) -> None:
