@@ -10,6 +10,11 @@
 
 enum { GCRA_TRIES = 4 };
 
+static __always_inline __u64 gcra_clock(__u64 now_ns)
+{
+	return now_ns >> GCRA_UNIT_SHIFT << GCRA_TAT_SHIFT;
+}
+
 enum gcra { GCRA_CONFORMS, GCRA_EXCESS, GCRA_LOST };
 
 /* While a source keeps its slot: passes <= burst + rate * elapsed. Excess does not push the tat out,

@@ -162,11 +162,6 @@ enum {
 	UNHEEDED_EXCESS = 2,
 };
 
-#define AUX_GET(word, field) ((word) >> AUX_##field##_SHIFT & ((1ULL << AUX_##field##_BITS) - 1))
-#define AUX_SET(word, field, value)                                                                \
-	(((word) & ~(((1ULL << AUX_##field##_BITS) - 1) << AUX_##field##_SHIFT)) |                 \
-	 (__u64)(value) << AUX_##field##_SHIFT)
-
 static __always_inline __u16 kod_clock(__u64 now_ns)
 {
 	__u16 now = now_ns >> KOD_UNIT_SHIFT;

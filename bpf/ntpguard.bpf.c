@@ -13,7 +13,8 @@
 
 #include "ntpguard.h"
 
-const volatile struct constants constants; /* the loader writes it at the beginning of .rodata */
+/* Alone in its section: the loader writes the whole of it. */
+const volatile struct constants constants SEC(".rodata.constants");
 const volatile struct abi_types abi_types;
 struct inputs inputs;
 
@@ -22,6 +23,7 @@ struct inputs inputs;
 
 #include "packet.h"
 #include "gcra.h"
+#include "bounds.h"
 #include "sources.h"
 #include "policy.h"
 #include "kod.h"
@@ -51,45 +53,62 @@ static __always_inline void decide(struct decision *decision, __u32 verdict, __u
 	decision->reason = reason;
 }
 
+/* One request on its way through the limit. */
+struct request {
+	const struct packet *packet;
+	const struct class_rule *rule;
+	__u64 hash; /* of its source's key */
+	__u64 now_ns;
+	__u64 now; /* gcra units << GCRA_TAT_SHIFT */
+	__u32 class;
+};
+
+static __always_inline bool grants(const struct running *running, __u32 bound, __u64 now,
+				   __u32 priority)
+{
+	return bound_grants(&running->shared->bounds[bound].word, &running->local->shares[bound],
+			    &running->policy->bounds[bound], now, priority);
+}
+
 /* A share of excess is answered anyway, so that who is spoofed is never silenced (CVE-2015-7705). Each of
  * the shards has its own budget: one flood empties one.
  */
-static __always_inline bool leaks(const struct running *running, const struct class_rule *rule,
-				  __u64 hash, __u64 now)
+static __always_inline bool leaks(const struct running *running, const struct request *request)
 {
-	if (chance() > rule->leak)
+	if (chance() > request->rule->leak)
 		return false;
-	__u32 shard = hash >> 32 & (NTPGUARD_LEAK_SHARDS - 1);
+	__u32 shard = request->hash >> 32 & (NTPGUARD_LEAK_SHARDS - 1);
 	__u64 *tat = bpf_map_lookup_elem(&leak, &shard);
-	return tat && gcra(tat, 0, &running->policy->leak_shard, now) == GCRA_CONFORMS;
+	return tat && gcra(tat, 0, &running->policy->leak_shard, request->now) == GCRA_CONFORMS;
 }
 
 /* Sources without a slot share one limit: never unlimited, never silenced. */
-static __always_inline void untracked(const struct running *running, const struct class_rule *rule,
-				      __u64 hash, __u64 now, struct decision *decision)
+static __always_inline void untracked(const struct running *running, const struct request *request,
+				      struct decision *decision)
 {
-	if (gcra(&running->shared->newcomers_tat, 0, &running->policy->newcomers, now) ==
-	    GCRA_CONFORMS)
+	if (grants(running, BOUND_NEWCOMERS, request->now, PRIORITY_HIGH))
 		decide(decision, VERDICT_PASS, REASON_UNTRACKED);
-	else if (leaks(running, rule, hash, now))
+	else if (leaks(running, request))
 		decide(decision, VERDICT_PASS, REASON_LEAK);
 	else
 		decide(decision, VERDICT_DROP, REASON_UNTRACKED);
 }
 
 /* Leaked, else kissed, else dropped. Returns what the source's aux word becomes. */
-static __always_inline __u64 excess(const struct running *running, const struct packet *packet,
-				    const struct class_rule *rule, __u64 aux, __u64 hash, __u64 now,
-				    __u64 now_ns, struct decision *decision)
+static __always_inline __u64 excess(const struct running *running, const struct request *request,
+				    __u64 aux, struct decision *decision)
 {
-	__u16 now_kod = kod_clock(now_ns);
-	bool due = kod_due(&aux, running->policy, now_kod);
+	const struct policy *policy = running->policy;
+	__u16 now_kod = kod_clock(request->now_ns);
+	bool due = kod_due(&aux, policy, now_kod);
 
-	if (leaks(running, rule, hash, now)) {
+	if (is_blocked_by_signature(policy, request->packet, policy->signatures_always,
+				    policy->signatures)) {
+		decide(decision, VERDICT_DROP, REASON_SIGNATURE);
+	} else if (leaks(running, request)) {
 		decide(decision, VERDICT_PASS, REASON_LEAK);
-	} else if (due && rule->flags & CLASS_KOD && is_kissable(packet) &&
-		   gcra(&running->shared->kod_tat, 0, &running->policy->kod_total, now) ==
-			   GCRA_CONFORMS) {
+	} else if (due && request->rule->flags & CLASS_KOD && is_kissable(request->packet) &&
+		   grants(running, BOUND_KOD, request->now, PRIORITY_HIGH)) {
 		decide(decision, VERDICT_KOD, REASON_LIMIT);
 		aux = kod_sent(aux, now_kod);
 	} else {
@@ -98,55 +117,83 @@ static __always_inline __u64 excess(const struct running *running, const struct 
 	return aux;
 }
 
-static __always_inline void limit(const struct running *running, const struct packet *packet,
-				  struct slot *slot, const struct class_rule *rule, __u64 hash,
-				  struct decision *decision)
+/* Gives a new source a slot, unless there are too many of them: a flood of forged sources shall not
+ * wash the others out of the table.
+ */
+static __always_inline __u32 admit_newcomer(const struct running *running,
+					    const struct request *request, const struct slot *slot,
+					    __u64 aux)
 {
-	__u64 now_ns = clock_ns();
-	__u64 now = now_ns >> GCRA_UNIT_SHIFT << GCRA_TAT_SHIFT;
-	__u64 class = AUX_SET(AUX_SET(0, CLASS, decision->class), GENERATION, running->generation);
+	struct newcomer newcomer = {
+		.key = request->packet->key,
+		.owner = slot->owner,
+		.aux = AUX_SET(aux, MARK, mark_clock(request->now_ns)),
+		.now = request->now,
+		.interval = request->rule->limit.emission_interval,
+	};
+
+	if (grants(running, BOUND_GATE, request->now, PRIORITY_HIGH))
+		return source_insert(slot->bucket, &newcomer);
+	count_gated();
+	return NO_WAY;
+}
+
+/* The daemon has only so much to do, for established sources first. */
+static __always_inline void ceiling(const struct running *running, __u64 now, bool established,
+				    struct decision *decision)
+{
+	if (decision->verdict == VERDICT_PASS &&
+	    !grants(running, BOUND_CEILING, now, established ? PRIORITY_HIGH : PRIORITY_LOW))
+		decide(decision, VERDICT_DROP, REASON_CEILING);
+}
+
+static __always_inline void limit(const struct running *running, const struct request *request,
+				  const struct slot *slot, struct decision *decision)
+{
+	struct bucket *bucket = slot->bucket;
+	__u64 now = request->now;
+	if (!bucket) /* a request has one; the verifier does not know */
+		return;
+	__u64 class = AUX_SET(AUX_SET(0, CLASS, request->class), GENERATION, running->generation);
 	int admitted = GCRA_LOST;
 	__u32 way = slot->way;
 
 	if (way < NTPGUARD_WAYS) {
-		admitted =
-			gcra(&slot->bucket->gcra[bound_way(way)], slot->owner, &rule->limit, now);
+		admitted = gcra(&bucket->gcra[bound_way(way)], slot->owner, &request->rule->limit,
+				now);
 	} else if (way == NO_WAY) {
-		struct newcomer newcomer = {
-			.key = packet->key,
-			.owner = slot->owner,
-			.aux = class,
-			.now = now,
-			.interval = rule->limit.emission_interval,
-		};
-		way = source_insert(slot->bucket, &newcomer);
+		way = admit_newcomer(running, request, slot, class);
 		admitted = GCRA_CONFORMS;
 	}
 	if (way >= NTPGUARD_WAYS || admitted == GCRA_LOST) {
-		untracked(running, rule, hash, now, decision);
+		untracked(running, request, decision);
+		ceiling(running, now, false, decision);
 		return;
 	}
 	way = bound_way(way);
 
-	__u64 seen = load(&slot->bucket->aux[way]);
-	__u64 aux = AUX_SET(AUX_SET(seen, CLASS, decision->class), GENERATION, running->generation);
+	__u64 seen = load(&bucket->aux[way]);
+	__u64 aux = AUX_SET(AUX_SET(seen, CLASS, request->class), GENERATION, running->generation);
 	__u64 once = 1ULL << STAT_REQUESTS_SHIFT;
 	if (admitted == GCRA_CONFORMS) {
 		decide(decision, VERDICT_PASS, REASON_CONFORM);
 		aux = AUX_SET(aux, EXCESS, 0);
 	} else {
-		aux = excess(running, packet, rule, aux, hash, now, now_ns, decision);
+		aux = excess(running, request, aux, decision);
 		once |= 1ULL << STAT_EXCESS_SHIFT;
 	}
-	__sync_fetch_and_add(&slot->bucket->stat[way], once);
+	ceiling(running, now, AUX_GET(seen, ESTABLISHED), decision);
+	if (admitted == GCRA_CONFORMS && !bites(running->local, BOUND_GATE, now) &&
+	    !bites(running->local, BOUND_CEILING, now))
+		aux = step(aux, running->policy->established_spacing, request->now_ns);
+	__sync_fetch_and_add(&bucket->stat[way], once);
 	/* Another CPU's swap first: it saw this source too, and one KoD is enough. */
-	if (aux != seen &&
-	    __sync_val_compare_and_swap(&slot->bucket->aux[way], seen, aux) != seen &&
+	if (aux != seen && __sync_val_compare_and_swap(&bucket->aux[way], seen, aux) != seen &&
 	    decision->verdict == VERDICT_KOD)
 		decide(decision, VERDICT_DROP, REASON_LIMIT);
 	if (admitted == GCRA_EXCESS &&
 	    (AUX_GET(aux, EXCESS) == 1 || chance() % OFFENDER_SAMPLE == 0))
-		note_offender(packet, decision->verdict, now_ns);
+		note_offender(request->packet, decision->verdict, request->now_ns);
 }
 
 static __always_inline bool is_request(const struct packet *packet)
@@ -154,47 +201,82 @@ static __always_inline bool is_request(const struct packet *packet)
 	return packet->mode == 0 || packet->mode == 1 || packet->mode == MODE_NTP_CLIENT;
 }
 
-static __always_inline const struct class_rule *classify(const struct running *running,
-							 const struct packet *packet,
-							 const struct slot *slot,
-							 struct decision *decision)
+static __always_inline __u32 classify(const struct running *running, const struct packet *packet,
+				      const struct slot *slot)
 {
 	__u32 way = slot->way;
 	__u64 aux = way < NTPGUARD_WAYS ? load(&slot->bucket->aux[bound_way(way)]) : 0;
 
 	if (way < NTPGUARD_WAYS && is_class_cached(running, packet, aux))
-		decision->class = AUX_GET(aux, CLASS) & (NTPGUARD_CLASSES - 1);
-	else
-		decision->class = class_by_prefix(running, packet);
-	return &running->policy->classes[decision->class & (NTPGUARD_CLASSES - 1)];
+		return AUX_GET(aux, CLASS);
+	return value_by_prefix(running, packet) & (NTPGUARD_CLASSES - 1);
 }
 
+/* Answers to this host's own client are never charged to their source (CVE-2016-7426), and a flood of
+ * them is no way around: those of no upstream share a budget.
+ */
+static __always_inline void answer(const struct running *running, const struct packet *packet,
+				   __u64 now, struct decision *decision)
+{
+	bool pass = is_upstream(running, packet) ||
+		    gcra(&running->local->answers_tat, 0, &running->policy->answers, now) ==
+			    GCRA_CONFORMS;
+
+	decide(decision, pass ? VERDICT_PASS : VERDICT_DROP, REASON_ANSWER);
+}
+
+/* Returns the flags of its class. */
 static __always_inline __u8 judge(const struct running *running, const struct packet *packet,
-				  struct decision *decision)
+				  __u64 now_ns, struct decision *decision)
 {
 	struct slot slot = {.way = NO_WAY};
-	__u64 hash = source_hash(packet->key);
-	bool request = is_request(packet);
+	struct request request = {
+		.packet = packet,
+		.hash = source_hash(packet->key),
+		.now_ns = now_ns,
+		.now = gcra_clock(now_ns),
+	};
+	__u32 entry = running->entries >> packet->family & 1 ?
+			      action_by_entry(&packet->source, packet->family, now_ns) :
+			      ACTION_LIMIT;
 
-	if (request && !source_find(&slot, packet->key, hash))
+	if (entry == ACTION_BLOCK) {
+		decide(decision, VERDICT_DROP, REASON_ENTRY);
 		return 0;
-	const struct class_rule *rule = classify(running, packet, &slot, decision);
+	}
+	if (is_request(packet) && !source_find(&slot, packet->key, request.hash))
+		return 0;
+	request.class = classify(running, packet, &slot);
+	request.rule = &running->policy->classes[request.class & (NTPGUARD_CLASSES - 1)];
+	decision->class = request.class;
 
-	if (rule->action == ACTION_BLOCK)
+	if (entry != ACTION_EXEMPT && request.rule->action == ACTION_BLOCK)
 		decide(decision, VERDICT_DROP, REASON_BLOCK);
 	else if (packet->mode >= 6) /* CVE-2013-5211 */
-		decide(decision, rule->flags & CLASS_CONTROL ? VERDICT_PASS : VERDICT_DROP,
+		decide(decision, request.rule->flags & CLASS_CONTROL ? VERDICT_PASS : VERDICT_DROP,
 		       REASON_CONTROL);
-	else if (
-		!request) /* never charged to its source: CVE-2016-7426. Room for: the answers' budget */
-		decide(decision, VERDICT_PASS, REASON_ANSWER);
+	else if (!is_request(packet))
+		answer(running, packet, request.now, decision);
 	else if (!packet->whole)
 		decide(decision, VERDICT_DROP, REASON_MALFORMED);
-	else if (rule->action == ACTION_EXEMPT)
+	else if (entry == ACTION_EXEMPT)
+		decide(decision, VERDICT_PASS, REASON_ENTRY);
+	else if (request.rule->action == ACTION_EXEMPT)
 		decide(decision, VERDICT_PASS, REASON_EXEMPT);
+	else if (is_blocked_by_signature(running->policy, packet, 0,
+					 running->policy->signatures_always))
+		decide(decision, VERDICT_DROP, REASON_SIGNATURE);
 	else
-		limit(running, packet, &slot, rule, hash, decision);
-	return rule->flags;
+		limit(running, &request, &slot, decision);
+	return request.rule->flags;
+}
+
+/* What hides its ports may be anything, NTP too: a small budget of it passes. */
+static __always_inline void odd(const struct running *running, __u64 now, struct decision *decision)
+{
+	bool pass = gcra(&running->local->odd_tat, 0, &running->policy->odd, now) == GCRA_CONFORMS;
+
+	decide(decision, pass ? VERDICT_PASS : VERDICT_DROP, REASON_ODD);
 }
 
 SEC("xdp")
@@ -202,24 +284,25 @@ int ntpguard(struct xdp_md *ctx)
 {
 	struct packet packet = {};
 	struct running running;
-	struct decision decision = {.verdict = VERDICT_PASS, .reason = REASON_CONFORM};
+	struct decision decision = {.verdict = VERDICT_PASS, .reason = REASON_OFF};
 	__u8 flags = 0;
 
 	enum parsed parsed = parse(ctx, &packet);
 	if (parsed == PARSED_OTHER || !read_running(&running))
 		return XDP_PASS;
 	if (running.policy->flags & POLICY_DESTINATIONS &&
-	    !(address_flags(&packet.destination) & ADDRESS_DESTINATION))
+	    !(address_flags(&packet.destination) & ADDRESS_DESTINATION << running.copy))
 		return XDP_PASS;
 
-	if (running.mode == MODE_OFF)
-		decide(&decision, VERDICT_PASS, REASON_OFF);
-	else if (parsed == PARSED_ODD) /* room for: the odd budget */
-		decide(&decision, VERDICT_PASS, REASON_ODD);
-	else if (parsed == PARSED_MALFORMED)
-		decide(&decision, VERDICT_DROP, REASON_MALFORMED);
-	else
-		flags = judge(&running, &packet, &decision);
+	if (running.mode != MODE_OFF) {
+		__u64 now_ns = clock_ns();
+		if (parsed == PARSED_ODD)
+			odd(&running, gcra_clock(now_ns), &decision);
+		else if (parsed == PARSED_MALFORMED)
+			decide(&decision, VERDICT_DROP, REASON_MALFORMED);
+		else
+			flags = judge(&running, &packet, now_ns, &decision);
+	}
 
 	bool observe = running.mode == MODE_OBSERVE || flags & CLASS_OBSERVE;
 	switch (account(&packet, &decision, observe)) {

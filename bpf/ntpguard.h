@@ -6,7 +6,8 @@
  *
  * Time. The limit counts in gcra units of 2^10 ns (1.024 us), kept in the upper 48 bits of a word, so
  * that a signed difference of two words is right across the wrap (9 years). The KoD memory counts in
- * kod units of 2^28 ns (0.268 s), 16 bits, 0 meaning never.
+ * kod units of 2^28 ns (0.268 s), 16 bits, 0 meaning never. A source's way to being established counts
+ * in mark units of 2^30 ns (1.07 s), 10 bits: a wrap can only delay it.
  */
 #ifndef NTPGUARD_H
 #define NTPGUARD_H
@@ -14,11 +15,15 @@
 #include <linux/types.h>
 
 enum ntpguard_limits {
-	NTPGUARD_ABI = 1,
+	NTPGUARD_ABI = 2,
 	NTPGUARD_WAYS = 4,     /* slots in a bucket of the source table */
 	NTPGUARD_CLASSES = 64, /* class 0 is the default, the file's [limit] */
 	NTPGUARD_PORTS = 4,
 	NTPGUARD_LEAK_SHARDS = 256,
+	NTPGUARD_SIGNATURES = 16,
+	NTPGUARD_ENTRIES = 65536, /* live entries, of each family */
+	NTPGUARD_ENTRY_DEPTH =
+		8, /* live entries that lie over one another, each outliving the one above */
 	NTPGUARD_COPIES = 2,		  /* of each policy set: one running, one idle */
 	NTPGUARD_DOCUMENT_BYTES = 524280, /* of the running policy's text */
 	NTPGUARD_HEADER_BYTES = 48,	  /* RFC 5905, 7.3: without extension fields and MAC */
@@ -39,7 +44,7 @@ enum ntpguard_reason {
 	REASON_EXEMPT,	  /* its class is exempt */
 	REASON_LEAK,	  /* excess, answered anyway (CVE-2015-7705) */
 	REASON_LIMIT,	  /* excess */
-	REASON_UNTRACKED, /* found no slot in the source table */
+	REASON_UNTRACKED, /* its source has no slot in the source table: charged to [newcomers] */
 	REASON_BLOCK,	  /* its class is blocked */
 	REASON_ANSWER,	  /* modes 2, 4, 5: an answer to this host's own client */
 	REASON_CONTROL,	  /* modes 6 and 7 */
@@ -47,6 +52,9 @@ enum ntpguard_reason {
 	REASON_ODD,	  /* a fragment, or a chain of headers too long to follow */
 	REASON_OFF,	  /* mode off: not judged */
 	REASON_OBSERVED,  /* mode observe: passed, whatever the verdict would have been */
+	REASON_ENTRY,	  /* a live entry exempts or blocks it */
+	REASON_SIGNATURE, /* a signature blocks its shape */
+	REASON_CEILING,	  /* the daemon has enough to do: established sources come first */
 	REASONS,
 	REASON_ROOM = 16, /* counters have room for so many */
 };
@@ -57,7 +65,10 @@ enum ntpguard_reason {
  *   bit   2     which copy of struct policy runs
  *   bit   3     which copy of the prefixes runs
  *   bit   4     which copy of struct document runs
- *   bits  8-15  generation of the prefixes (the class cached in a source is of one generation)
+ *   bit   5     there are live entries of IPv4
+ *   bit   6     there are live entries of IPv6
+ *   bits  8-17  generation of the prefixes (the class cached in a source is of one generation; a
+ *               stale one could pass for new if 1,024 changes went by between two of its packets)
  *   bits 32-63  revision: counts commits
  */
 enum ntpguard_root {
@@ -66,8 +77,9 @@ enum ntpguard_root {
 	ROOT_POLICY_SHIFT = 2,
 	ROOT_PREFIXES_SHIFT = 3,
 	ROOT_DOCUMENT_SHIFT = 4,
+	ROOT_ENTRIES_SHIFT = 5, /* + enum ntpguard_family */
 	ROOT_GENERATION_SHIFT = 8,
-	ROOT_GENERATION_BITS = 8,
+	ROOT_GENERATION_BITS = 10,
 	ROOT_REVISION_SHIFT = 32,
 	ROOT_REVISION_BITS = 32,
 };
@@ -88,19 +100,22 @@ enum ntpguard_gcra {
 
 /* aux word: what the answer needs to know of a source, changed by one compare-and-swap per packet.
  *
- *   bits  0-7   class
- *   bits  8-15  generation of the prefixes in which that class was found
+ *   bits  0-5   class
+ *   bits  6-15  generation of the prefixes in which that class was found
  *   bits 16-23  excess requests since the last conforming one, saturating
  *   bits 24-39  time of the last KoD (once deaf: of the last excess), kod units, 0 = never
  *   bits 40-41  excess requests later than 2 s after that KoD, saturating at 2 = unheeded
  *   bits 42-45  KoDs not heeded
- *   bits 46-63  room for: shape, established, age
+ *   bit  46     established
+ *   bits 47-48  well-spaced requests after the first, on the way to being established
+ *   bits 49-58  time of the last of them, mark units
+ *   bits 59-63  free
  */
 enum ntpguard_aux {
 	AUX_CLASS_SHIFT = 0,
-	AUX_CLASS_BITS = 8,
-	AUX_GENERATION_SHIFT = 8,
-	AUX_GENERATION_BITS = 8,
+	AUX_CLASS_BITS = 6,
+	AUX_GENERATION_SHIFT = 6,
+	AUX_GENERATION_BITS = 10,
 	AUX_EXCESS_SHIFT = 16,
 	AUX_EXCESS_BITS = 8,
 	AUX_KOD_TIME_SHIFT = 24,
@@ -109,7 +124,14 @@ enum ntpguard_aux {
 	AUX_AFTER_KOD_BITS = 2,
 	AUX_UNHEEDED_SHIFT = 42,
 	AUX_UNHEEDED_BITS = 4,
-	KOD_UNIT_SHIFT = 28, /* nanoseconds >> 28 */
+	AUX_ESTABLISHED_SHIFT = 46,
+	AUX_ESTABLISHED_BITS = 1,
+	AUX_STEPS_SHIFT = 47,
+	AUX_STEPS_BITS = 2,
+	AUX_MARK_SHIFT = 49,
+	AUX_MARK_BITS = 10,
+	KOD_UNIT_SHIFT = 28,  /* nanoseconds >> 28 */
+	MARK_UNIT_SHIFT = 30, /* nanoseconds >> 30 */
 };
 
 /* stat word: requests in the upper half, excess in the lower, one atomic add for both. Both wrap at
@@ -145,6 +167,39 @@ struct limit {
 	__u64 burst_tolerance;
 };
 
+/* The bounds that all sources share: each one word (a tat), of which a CPU takes a batch at a time. */
+enum ntpguard_bound {
+	BOUND_KOD,	 /* KoDs, all sources together */
+	BOUND_NEWCOMERS, /* requests of sources that have no slot */
+	BOUND_GATE,	 /* new sources given a slot */
+	BOUND_CEILING,	 /* requests passed to the daemon */
+	BOUNDS,
+};
+
+/* Low: passes only while less than half of the burst_tolerance is used up. */
+enum ntpguard_priority { PRIORITY_LOW, PRIORITY_HIGH, PRIORITIES };
+
+struct bound {
+	struct limit limit; /* emission_interval 0: unlimited */
+	__u32 batch;	    /* requests that a CPU takes at once; at least 1 */
+	__u32 pad;
+};
+
+/* A CPU's share of a bound: what it has taken and not spent; when it was refused last (gcra units <<
+ * GCRA_TAT_SHIFT): it does not ask again before the clock moves.
+ */
+struct share {
+	__u64 refused[PRIORITIES];
+	__u32 tokens[PRIORITIES];
+};
+
+/* What each CPU keeps for itself. The tats are of budgets that every CPU has whole. */
+struct local {
+	struct share shares[BOUNDS];
+	__u64 answers_tat;
+	__u64 odd_tat;
+};
+
 enum ntpguard_class_flags {
 	CLASS_KOD = 1,	   /* excess may be kissed */
 	CLASS_CONTROL = 2, /* modes 6 and 7 pass */
@@ -161,25 +216,59 @@ struct class_rule {
 };
 _Static_assert(sizeof(struct class_rule) == 32, "two rules to a cache line");
 
+/* What a signature asks of the transmit timestamp's fraction besides the masked header: the mistakes
+ * of FortiGate (a truncated count of microseconds, scaled) and systemd-timesyncd (nanoseconds, not
+ * scaled).
+ */
+enum ntpguard_fraction { FRACTION_ANY, FRACTION_MICROSECONDS, FRACTION_NANOSECONDS, FRACTIONS };
+
+enum ntpguard_signature_flags {
+	SIGNATURE_OBSERVE = 1, /* counts its matches, decides nothing */
+	SIGNATURE_SOURCE_PORT = 2,
+};
+
+/* A packet shape: matches if header & mask == value, as the bytes are on the wire, in a packet with a
+ * whole NTP header. A signature that matches and does not observe blocks.
+ */
+struct signature {
+	__u8 value[NTPGUARD_HEADER_BYTES];
+	__u8 mask[NTPGUARD_HEADER_BYTES];
+	__be16 source_port; /* with SIGNATURE_SOURCE_PORT */
+	__u8 flags;
+	__u8 fraction;
+	__u32 pad;
+};
+
+/* Of one signature, per CPU. */
+struct signature_counters {
+	__u64 matched;
+	__u64 blocked;
+};
+
 enum ntpguard_policy_flags {
-	POLICY_PREFIXES_IPV4 = 1, /* some class has such prefixes */
+	POLICY_PREFIXES_IPV4 = 1, /* some class or upstream has such prefixes */
 	POLICY_PREFIXES_IPV6 = 2,
-	POLICY_LONG_IPV4 = 4, /* some prefix is longer than a source: its class cannot be cached */
+	POLICY_LONG_IPV4 = 4, /* some class's prefix is longer than a source: it cannot be cached */
 	POLICY_LONG_IPV6 = 8,
 	POLICY_DESTINATIONS = 16, /* only addresses marked ADDRESS_DESTINATION are guarded */
 };
 
 /* One copy of the running policy but for its prefixes. */
 struct policy {
+	struct bound bounds[BOUNDS];
 	struct limit leak_shard; /* of each of the leak's shards */
-	struct limit kod_total;	 /* all KoDs together */
-	struct limit newcomers;	 /* all requests of sources without a slot together */
+	struct limit answers;	 /* on each CPU; emission_interval 0: unlimited */
+	struct limit odd;	 /* on each CPU; emission_interval 0: unlimited */
 	__u32 flags;
-	__u16 kod_interval; /* kod units between two KoDs to one source */
-	__u8 kod_patience;  /* KoDs not heeded before a source is deaf */
-	__u8 kod_flood;	    /* more excess since the last pass: no KoD */
-	__u64 reserved;
+	__u16 kod_interval;	   /* kod units between two KoDs to one source */
+	__u8 kod_patience;	   /* KoDs not heeded before a source is deaf */
+	__u8 kod_flood;		   /* more excess since the last pass: no KoD */
+	__u16 established_spacing; /* mark units between two well-spaced requests; at least 1 */
+	__u8 signatures_always;	   /* the first so many signatures are tested on every request, */
+	__u8 signatures;	   /* the rest, up to so many, on excess only */
+	__u32 pad;
 	struct class_rule classes[NTPGUARD_CLASSES];
+	struct signature signature[NTPGUARD_SIGNATURES];
 };
 
 /* The running policy's text, a JSON document for people and for the control plane. */
@@ -188,7 +277,7 @@ struct document {
 	char text[NTPGUARD_DOCUMENT_BYTES];
 };
 
-/* Prefix tries: key of the trie, and its value packed as class | length << 8. */
+/* Prefix tries: key of the trie, and its value packed as class | length << 8 | upstream << 16. */
 struct prefix_ipv4 {
 	__u32 length;
 	__u8 address[4];
@@ -197,7 +286,22 @@ struct prefix_ipv6 {
 	__u32 length;
 	__u8 address[16];
 };
-enum ntpguard_prefix_value { PREFIX_CLASS_SHIFT = 0, PREFIX_LENGTH_SHIFT = 8 };
+enum ntpguard_prefix_value {
+	PREFIX_CLASS_SHIFT = 0,
+	PREFIX_LENGTH_SHIFT = 8,
+	PREFIX_UPSTREAM_SHIFT = 16, /* answers (modes 2, 4, 5) from here pass unlimited */
+};
+
+/* A live entry: value of a prefix in the tries of live entries. After it expires, what it lay over
+ * holds again: the longest entry of at most `fallback` bits, the next that lives longer.
+ */
+struct entry {
+	__u64 expires_ns; /* CLOCK_MONOTONIC; 0: never */
+	__u8 action;	  /* ACTION_EXEMPT or ACTION_BLOCK */
+	__u8 fallback;	  /* prefix length, or ENTRY_NO_FALLBACK */
+	__u8 pad[6];
+};
+enum ntpguard_entry { ENTRY_NO_FALLBACK = 255 };
 
 /* This host's addresses (IPv4 mapped into ::ffff:0:0/96): the only ones a KoD is sent from. */
 struct address {
@@ -206,18 +310,23 @@ struct address {
 		__be32 words[4];
 	};
 };
-enum ntpguard_address_flags { ADDRESS_LOCAL = 1, ADDRESS_DESTINATION = 2 };
-
-/* The words all CPUs share, each on a line of its own. */
-struct shared {
-	__u64 root;
-	__u64 pad_root[7];
-	__u64 kod_tat;
-	__u64 pad_kod[7];
-	__u64 newcomers_tat;
-	__u64 pad_newcomers[7];
+enum ntpguard_address_flags {
+	ADDRESS_LOCAL = 1,
+	ADDRESS_DESTINATION = 2, /* << the copy of struct policy whose destination it is */
 };
-_Static_assert(sizeof(struct shared) == 192, "a cache line each");
+
+/* A word of which no other word shares the cache line. */
+struct line {
+	__u64 word;
+	__u64 pad[7];
+};
+_Static_assert(sizeof(struct line) == 64, "a cache line");
+
+/* The words all CPUs share. */
+struct shared {
+	struct line root;
+	struct line bounds[BOUNDS]; /* tats */
+};
 
 /* What belongs to the source table and must outlive every program that uses it. */
 struct table {
@@ -242,8 +351,9 @@ struct counters {
 struct table_counters {
 	__u64 inserted[FAMILIES];
 	__u64 replaced[FAMILIES];
-	__u64 full; /* every way of the bucket held a source over its limit */
-	__u64 lost; /* a race for the slot */
+	__u64 full;  /* every way of the bucket held a source that is kept */
+	__u64 lost;  /* a race for the slot */
+	__u64 gated; /* too many new sources */
 };
 
 /* Details of a source that exceeds its limit: from its first excess since a pass and a sample of the
@@ -284,12 +394,18 @@ struct abi_types {
 	enum ntpguard_aux aux;
 	enum ntpguard_stat stat;
 	enum ntpguard_key key;
+	enum ntpguard_bound bound;
+	enum ntpguard_priority priority;
+	enum ntpguard_fraction fraction;
+	enum ntpguard_signature_flags signature_flags;
+	enum ntpguard_entry entry_values;
 	enum ntpguard_class_flags class_flags;
 	enum ntpguard_policy_flags policy_flags;
 	enum ntpguard_prefix_value prefix_value;
 	enum ntpguard_address_flags address_flags;
 	struct prefix_ipv4 prefix_ipv4;
 	struct prefix_ipv6 prefix_ipv6;
+	struct entry entry;
 };
 
 /* Time and chance as inputs, for tests. */

@@ -37,7 +37,7 @@ _Static_assert(sizeof(struct ntp_header) == NTPGUARD_HEADER_BYTES, "RFC 5905, 7.
 
 enum parsed {
 	PARSED_OTHER,	  /* not for us: passes untouched, uncounted */
-	PARSED_ODD,	  /* UDP perhaps, but its ports cannot be seen */
+	PARSED_ODD,	  /* UDP perhaps, but its ports cannot be seen (in this buffer) */
 	PARSED_MALFORMED, /* UDP to a guarded port, lengths or checksum impossible */
 	PARSED_NTP,
 };
@@ -81,7 +81,9 @@ static __always_inline enum parsed parse_udp(struct packet *packet, void *at, vo
 {
 	struct udphdr *udp = at;
 
-	if ((void *)(udp + 1) > end || !is_guarded_port(udp->dest))
+	if ((void *)(udp + 1) > end)
+		return PARSED_ODD;
+	if (!is_guarded_port(udp->dest))
 		return PARSED_OTHER;
 	__u32 length = bpf_ntohs(udp->len);
 	if (length <= sizeof(*udp) || length > ip_payload)
@@ -148,13 +150,16 @@ static __always_inline enum parsed parse_ipv6(struct packet *packet, void *at, v
 	packet->plain = true;
 	at = ipv6 + 1;
 	for (int i = 0; i < EXTENSION_HEADERS && next != IPPROTO_UDP; i++) {
-		if (next == IPPROTO_FRAGMENT)
-			return PARSED_ODD;
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_FRAGMENT)
 			return PARSED_OTHER;
 		struct extension_header *extension = at;
 		if ((void *)(extension + 1) > end)
-			return PARSED_OTHER;
+			return PARSED_ODD;
+		if (next == IPPROTO_FRAGMENT)
+			return extension->next == IPPROTO_TCP || extension->next == IPPROTO_ICMPV6 ?
+				       PARSED_OTHER :
+				       PARSED_ODD;
 		__u32 length = (extension->length + 1) * 8;
 		if (length > left)
 			return PARSED_OTHER;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* The running policy: one root word names the copies that belong together, so that no packet sees a
- * mixture. Room for: live entries (before the prefixes) and signatures (after them).
+ * mixture. Live entries come first, then the class by longest prefix, then signatures.
  */
 #ifndef NTPGUARD_POLICY_H
 #define NTPGUARD_POLICY_H
@@ -66,6 +66,30 @@ struct {
 		});
 } prefixes_ipv6 SEC(".maps");
 
+/* Live entries are no part of a policy: each comes and goes by itself. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, NTPGUARD_ENTRIES);
+	__type(key, struct prefix_ipv4);
+	__type(value, struct entry);
+} entries_ipv4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, NTPGUARD_ENTRIES);
+	__type(key, struct prefix_ipv6);
+	__type(value, struct entry);
+} entries_ipv6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NTPGUARD_SIGNATURES);
+	__type(key, __u32);
+	__type(value, struct signature_counters);
+} signature_counters SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
@@ -75,9 +99,12 @@ struct {
 
 struct running {
 	struct shared *shared;
+	struct local *local;
 	const struct policy *policy;
 	__u32 mode;
+	__u32 copy;	/* of struct policy */
 	__u32 prefixes; /* which copy */
+	__u32 entries;	/* bit by family: there are some */
 	__u32 generation;
 };
 
@@ -86,41 +113,82 @@ static __always_inline bool read_running(struct running *running)
 	__u32 zero = 0;
 
 	running->shared = bpf_map_lookup_elem(&shared, &zero);
-	if (!running->shared)
+	running->local = bpf_map_lookup_elem(&local, &zero);
+	if (!running->shared || !running->local)
 		return false;
-	__u64 root = *(volatile __u64 *)&running->shared->root;
-	__u32 copy = root >> ROOT_POLICY_SHIFT & 1;
-	running->policy = bpf_map_lookup_elem(&policy, &copy);
+	__u64 root = *(volatile __u64 *)&running->shared->root.word;
+	running->copy = root >> ROOT_POLICY_SHIFT & 1;
+	running->policy = bpf_map_lookup_elem(&policy, &running->copy);
 	running->mode = root & ((1 << ROOT_MODE_BITS) - 1);
 	running->prefixes = root >> ROOT_PREFIXES_SHIFT & 1;
+	running->entries = root >> ROOT_ENTRIES_SHIFT & 3;
 	running->generation = root >> ROOT_GENERATION_SHIFT & ((1 << ROOT_GENERATION_BITS) - 1);
 	return running->policy;
 }
 
-static __always_inline __u32 class_by_prefix(const struct running *running,
+/* ACTION_LIMIT: no live entry holds. One that has expired gives way to what it lay over. */
+SEPARATE int action_by_entry(const struct address *source, __u32 family, __u64 now_ns)
+{
+	struct prefix_ipv4 ipv4 = {.length = 32};
+	struct prefix_ipv6 ipv6 = {.length = 128};
+
+	if (!source)
+		return ACTION_LIMIT;
+	__builtin_memcpy(ipv4.address, &source->words[3], sizeof(ipv4.address));
+	__builtin_memcpy(ipv6.address, source, sizeof(ipv6.address));
+	for (int i = 0; i < NTPGUARD_ENTRY_DEPTH; i++) {
+		const struct entry *entry = family == FAMILY_IPV4 ?
+						    bpf_map_lookup_elem(&entries_ipv4, &ipv4) :
+						    bpf_map_lookup_elem(&entries_ipv6, &ipv6);
+		if (!entry)
+			break;
+		if (!entry->expires_ns || entry->expires_ns > now_ns)
+			return entry->action;
+		if (entry->fallback == ENTRY_NO_FALLBACK)
+			break;
+		ipv4.length = entry->fallback;
+		ipv6.length = entry->fallback;
+	}
+	return ACTION_LIMIT;
+}
+
+/* The packed value of the longest prefix in a copy of the prefixes, or 0: the default class. */
+SEPARATE int longest_prefix(const struct address *source, __u32 family, __u32 copy)
+{
+	struct prefix_ipv4 ipv4 = {.length = 32};
+	struct prefix_ipv6 ipv6 = {.length = 128};
+	__u32 *value = NULL;
+	void *trie;
+
+	if (!source)
+		return 0;
+	if (family == FAMILY_IPV4) {
+		__builtin_memcpy(ipv4.address, &source->words[3], sizeof(ipv4.address));
+		trie = bpf_map_lookup_elem(&prefixes_ipv4, &copy);
+		if (trie)
+			value = bpf_map_lookup_elem(trie, &ipv4);
+	} else {
+		__builtin_memcpy(ipv6.address, source, sizeof(ipv6.address));
+		trie = bpf_map_lookup_elem(&prefixes_ipv6, &copy);
+		if (trie)
+			value = bpf_map_lookup_elem(trie, &ipv6);
+	}
+	return value ? *value : 0;
+}
+
+static __always_inline __u32 value_by_prefix(const struct running *running,
 					     const struct packet *packet)
 {
-	__u32 copy = running->prefixes;
-	__u32 *value = NULL;
+	__u32 some = packet->family == FAMILY_IPV4 ? POLICY_PREFIXES_IPV4 : POLICY_PREFIXES_IPV6;
 
-	if (packet->family == FAMILY_IPV4) {
-		if (!(running->policy->flags & POLICY_PREFIXES_IPV4))
-			return 0;
-		struct prefix_ipv4 prefix = {.length = 32};
-		__builtin_memcpy(prefix.address, &packet->source.words[3], sizeof(prefix.address));
-		void *trie = bpf_map_lookup_elem(&prefixes_ipv4, &copy);
-		if (trie)
-			value = bpf_map_lookup_elem(trie, &prefix);
-	} else {
-		if (!(running->policy->flags & POLICY_PREFIXES_IPV6))
-			return 0;
-		struct prefix_ipv6 prefix = {.length = 128};
-		__builtin_memcpy(prefix.address, &packet->source, sizeof(prefix.address));
-		void *trie = bpf_map_lookup_elem(&prefixes_ipv6, &copy);
-		if (trie)
-			value = bpf_map_lookup_elem(trie, &prefix);
-	}
-	return value ? *value & (NTPGUARD_CLASSES - 1) : 0;
+	if (!(running->policy->flags & some))
+		return 0;
+	return longest_prefix(&packet->source, packet->family, running->prefixes);
+}
+
+static __always_inline bool is_upstream(const struct running *running, const struct packet *packet)
+{
+	return value_by_prefix(running, packet) >> PREFIX_UPSTREAM_SHIFT & 1;
 }
 
 /* The class that a source's slot remembers holds while no prefix has changed, unless prefixes tell hosts
@@ -130,9 +198,9 @@ static __always_inline bool is_class_cached(const struct running *running,
 					    const struct packet *packet, __u64 aux)
 {
 	__u32 longer = packet->family == FAMILY_IPV4 ? POLICY_LONG_IPV4 : POLICY_LONG_IPV6;
-	__u32 generation = aux >> AUX_GENERATION_SHIFT & ((1 << AUX_GENERATION_BITS) - 1);
 
-	return generation == running->generation && !(running->policy->flags & longer);
+	return AUX_GET(aux, GENERATION) == running->generation &&
+	       !(running->policy->flags & longer);
 }
 
 static __always_inline __u32 address_flags(const struct address *address)
@@ -140,6 +208,84 @@ static __always_inline __u32 address_flags(const struct address *address)
 	__u32 *flags = bpf_map_lookup_elem(&addresses, address);
 
 	return flags ? *flags : 0;
+}
+
+/* An NTP header as words, to be masked and compared; what else a signature asks beside it. */
+struct shape {
+	__u64 words[NTPGUARD_HEADER_BYTES / sizeof(__u64)];
+	__u32 fraction; /* of the transmit timestamp */
+	__be16 source_port;
+};
+
+static __always_inline bool has_fraction(__u8 wanted, __u32 fraction)
+{
+	switch (wanted) {
+	case FRACTION_MICROSECONDS: /* truncated: just below the next one */
+		return (__u32)(fraction * 1000000ULL) >= (999ULL << 32) / 1000;
+	case FRACTION_NANOSECONDS:
+		return fraction < 1000000000;
+	default:
+		return true;
+	}
+}
+
+SEPARATE int has_shape(const struct signature *one, const struct shape *shape)
+{
+	if (!one || !shape)
+		return false;
+	const __u64 *value = (const __u64 *)one->value;
+	const __u64 *mask = (const __u64 *)one->mask;
+	__u64 difference = 0;
+
+#pragma unroll
+	for (int word = 0; word < NTPGUARD_HEADER_BYTES / 8; word++)
+		difference |= (shape->words[word] & mask[word]) ^ value[word];
+	if (difference ||
+	    (one->flags & SIGNATURE_SOURCE_PORT && one->source_port != shape->source_port))
+		return false;
+	return has_fraction(one->fraction, shape->fraction);
+}
+
+/* Counts a match; whether it blocks. */
+SEPARATE int blocks(const struct signature *one, __u32 index)
+{
+	struct signature_counters *count = bpf_map_lookup_elem(&signature_counters, &index);
+
+	if (!one || !count)
+		return false;
+	count->matched++;
+	if (one->flags & SIGNATURE_OBSERVE)
+		return false;
+	count->blocked++;
+	return true;
+}
+
+/* Whether one of the signatures from `first` to before `end` blocks the shape; counts each match. */
+SEPARATE int signature_blocks(const struct policy *policy, const struct shape *shape, __u32 first,
+			      __u32 end)
+{
+	if (!policy || !shape)
+		return false;
+	for (__u32 i = 0; i < NTPGUARD_SIGNATURES; i++)
+		if (i >= first && i < end && has_shape(&policy->signature[i], shape) &&
+		    blocks(&policy->signature[i], i))
+			return true;
+	return false;
+}
+
+/* Of a whole packet. */
+static __always_inline bool is_blocked_by_signature(const struct policy *policy,
+						    const struct packet *packet, __u32 first,
+						    __u32 end)
+{
+	struct shape shape = {};
+
+	if (first >= end)
+		return false;
+	__builtin_memcpy(shape.words, packet->ntp, sizeof(shape.words));
+	shape.fraction = bpf_ntohl(packet->ntp->transmit_timestamp[1]);
+	shape.source_port = packet->udp->source;
+	return signature_blocks(policy, &shape, first, end);
 }
 
 #endif

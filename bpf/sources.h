@@ -29,6 +29,16 @@ struct {
 	__type(value, struct table_counters);
 } table_counters SEC(".maps");
 
+#define AUX_GET(word, field) ((word) >> AUX_##field##_SHIFT & ((1ULL << AUX_##field##_BITS) - 1))
+#define AUX_SET(word, field, value)                                                                \
+	(((word) & ~(((1ULL << AUX_##field##_BITS) - 1) << AUX_##field##_SHIFT)) |                 \
+	 (__u64)(value) << AUX_##field##_SHIFT)
+
+/* How long an established source is kept that does not come. */
+#define ESTABLISHED_FOR (3600ULL * 1000000000 >> GCRA_UNIT_SHIFT << GCRA_TAT_SHIFT)
+
+enum { ESTABLISHED_STEPS = 3 }; /* well-spaced requests after the first */
+
 /* Where a source's slot is; NO_WAY: it has none. BUSY_WAY: another CPU is giving it one right now. */
 enum { NO_WAY = NTPGUARD_WAYS, BUSY_WAY };
 
@@ -101,8 +111,9 @@ static __always_inline bool source_find(struct slot *slot, __u64 key, __u64 hash
 	return true;
 }
 
-/* Empty first, then the one that expired longest ago, then the smallest tat; a source over its limit is
- * kept until it expires, so that a flood of newcomers cannot give an abuser a fresh burst.
+/* Empty first, then the smallest tat: the one that expired longest ago, if one has. A source over its
+ * limit is kept until it expires, so that a flood of newcomers cannot give an abuser a fresh burst;
+ * an established one while it was seen within the hour.
  */
 SEPARATE int choose_victim(struct bucket *bucket, __u64 now)
 {
@@ -119,9 +130,10 @@ SEPARATE int choose_victim(struct bucket *bucket, __u64 now)
 		if (!load(&bucket->key[way]))
 			return way;
 		__s64 ahead = (word & ~GCRA_OWNER_MASK) - now;
-		bool over =
-			load(&bucket->aux[way]) >> AUX_EXCESS_SHIFT & ((1 << AUX_EXCESS_BITS) - 1);
-		if (ahead > 0 && over)
+		__u64 aux = load(&bucket->aux[way]);
+		if (ahead > 0 && AUX_GET(aux, EXCESS))
+			continue;
+		if (ahead > -(__s64)ESTABLISHED_FOR && AUX_GET(aux, ESTABLISHED))
 			continue;
 		if (victim == NO_WAY || ahead < least) {
 			victim = way;
@@ -135,6 +147,15 @@ static __always_inline void count_replaced(struct table_counters *counters, __u6
 {
 	if (key)
 		counters->replaced[family_of(key)]++;
+}
+
+static __always_inline void count_gated(void)
+{
+	__u32 zero = 0;
+	struct table_counters *counters = bpf_map_lookup_elem(&table_counters, &zero);
+
+	if (counters)
+		counters->gated++;
 }
 
 struct newcomer {
@@ -185,6 +206,26 @@ SEPARATE int source_insert(struct bucket *bucket, const struct newcomer *newcome
 				 (newcomer->now + newcomer->interval) | newcomer->owner);
 	counters->inserted[family_of(newcomer->key)]++;
 	return victim;
+}
+
+static __always_inline __u64 mark_clock(__u64 now_ns)
+{
+	return now_ns >> MARK_UNIT_SHIFT & ((1 << AUX_MARK_BITS) - 1);
+}
+
+/* What a conforming request changes: a source that comes again at well-spaced times is established,
+ * and stays so whatever it sends later.
+ */
+static __always_inline __u64 step(__u64 aux, __u32 spacing, __u64 now_ns)
+{
+	__u64 mark = mark_clock(now_ns);
+	__u64 elapsed = (mark - AUX_GET(aux, MARK)) & ((1 << AUX_MARK_BITS) - 1);
+
+	if (AUX_GET(aux, ESTABLISHED) || elapsed < spacing)
+		return aux;
+	__u64 steps = AUX_GET(aux, STEPS) + 1;
+	aux = AUX_SET(AUX_SET(aux, STEPS, steps), MARK, mark);
+	return AUX_SET(aux, ESTABLISHED, steps == ESTABLISHED_STEPS);
 }
 
 #endif

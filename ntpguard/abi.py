@@ -9,24 +9,28 @@ import ipaddress
 from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-ABI = 1
+ABI = 2
 WAYS = 4
 CLASSES = 64
 PORTS = 4
 LEAK_SHARDS = 256
+SIGNATURES = 16
+ENTRIES = 65536
+ENTRY_DEPTH = 8
 COPIES = 2
 DOCUMENT_BYTES = 524280
 HEADER_BYTES = 48
 FAMILIES = 2
 VERDICTS = 3
-REASONS = 12
+REASONS = 15
 REASON_ROOM = 16
 
 ROOT_MODE_SHIFT, ROOT_MODE_BITS = 0, 2
 ROOT_POLICY_SHIFT = 2
 ROOT_PREFIXES_SHIFT = 3
 ROOT_DOCUMENT_SHIFT = 4
-ROOT_GENERATION_SHIFT, ROOT_GENERATION_BITS = 8, 8
+ROOT_ENTRIES_SHIFT = 5
+ROOT_GENERATION_SHIFT, ROOT_GENERATION_BITS = 8, 10
 ROOT_REVISION_SHIFT, ROOT_REVISION_BITS = 32, 32
 
 GCRA_UNIT_SHIFT = 10
@@ -34,13 +38,17 @@ GCRA_BUSY = 1
 GCRA_FINGERPRINT_SHIFT, GCRA_FINGERPRINT_BITS = 4, 12
 GCRA_TAT_SHIFT = 16
 
-AUX_CLASS_SHIFT, AUX_CLASS_BITS = 0, 8
-AUX_GENERATION_SHIFT, AUX_GENERATION_BITS = 8, 8
+AUX_CLASS_SHIFT, AUX_CLASS_BITS = 0, 6
+AUX_GENERATION_SHIFT, AUX_GENERATION_BITS = 6, 10
 AUX_EXCESS_SHIFT, AUX_EXCESS_BITS = 16, 8
 AUX_KOD_TIME_SHIFT, AUX_KOD_TIME_BITS = 24, 16
 AUX_AFTER_KOD_SHIFT, AUX_AFTER_KOD_BITS = 40, 2
 AUX_UNHEEDED_SHIFT, AUX_UNHEEDED_BITS = 42, 4
+AUX_ESTABLISHED_SHIFT, AUX_ESTABLISHED_BITS = 46, 1
+AUX_STEPS_SHIFT, AUX_STEPS_BITS = 47, 2
+AUX_MARK_SHIFT, AUX_MARK_BITS = 49, 10
 KOD_UNIT_SHIFT = 28
+MARK_UNIT_SHIFT = 30
 
 STAT_EXCESS_SHIFT = 0
 STAT_REQUESTS_SHIFT = 32
@@ -52,7 +60,13 @@ KEY_IPV4_LENGTH_SHIFT = 32
 
 PREFIX_CLASS_SHIFT = 0
 PREFIX_LENGTH_SHIFT = 8
+PREFIX_UPSTREAM_SHIFT = 16
+ENTRY_NO_FALLBACK = 255
 
+BOUND_KOD, BOUND_NEWCOMERS, BOUND_GATE, BOUND_CEILING, BOUNDS = range(5)
+PRIORITY_LOW, PRIORITY_HIGH, PRIORITIES = range(3)
+FRACTION_ANY, FRACTION_MICROSECONDS, FRACTION_NANOSECONDS, FRACTIONS = range(4)
+SIGNATURE_OBSERVE, SIGNATURE_SOURCE_PORT = 1, 2
 CLASS_KOD, CLASS_CONTROL, CLASS_OBSERVE = 1, 2, 4
 POLICY_PREFIXES_IPV4, POLICY_PREFIXES_IPV6 = 1, 2
 POLICY_LONG_IPV4, POLICY_LONG_IPV6 = 4, 8
@@ -79,6 +93,24 @@ class Limit(LittleEndianStructure):
     _fields_ = [("emission_interval", c_uint64), ("burst_tolerance", c_uint64)]
 
 
+class Bound(LittleEndianStructure):
+    """A bound that all sources share, compiled."""
+
+    _fields_ = [("limit", Limit), ("batch", c_uint32), ("pad", c_uint32)]
+
+
+class Share(LittleEndianStructure):
+    """A CPU's share of a bound."""
+
+    _fields_ = [("refused", c_uint64 * PRIORITIES), ("tokens", c_uint32 * PRIORITIES)]
+
+
+class Local(LittleEndianStructure):
+    """What each CPU keeps for itself."""
+
+    _fields_ = [("shares", Share * BOUNDS), ("answers_tat", c_uint64), ("odd_tat", c_uint64)]
+
+
 class ClassRule(LittleEndianStructure):
     """A class, compiled."""
 
@@ -92,19 +124,43 @@ class ClassRule(LittleEndianStructure):
     ]
 
 
+class Signature(LittleEndianStructure):
+    """A packet shape, compiled; source_port in network byte order."""
+
+    _fields_ = [
+        ("value", c_uint8 * HEADER_BYTES),
+        ("mask", c_uint8 * HEADER_BYTES),
+        ("source_port", c_uint16),
+        ("flags", c_uint8),
+        ("fraction", c_uint8),
+        ("pad", c_uint32),
+    ]
+
+
+class SignatureCounters(LittleEndianStructure):
+    """Of one signature, per CPU."""
+
+    _fields_ = [("matched", c_uint64), ("blocked", c_uint64)]
+
+
 class Policy(LittleEndianStructure):
     """One copy of the running policy but for its prefixes."""
 
     _fields_ = [
+        ("bounds", Bound * BOUNDS),
         ("leak_shard", Limit),
-        ("kod_total", Limit),
-        ("newcomers", Limit),
+        ("answers", Limit),
+        ("odd", Limit),
         ("flags", c_uint32),
         ("kod_interval", c_uint16),
         ("kod_patience", c_uint8),
         ("kod_flood", c_uint8),
-        ("reserved", c_uint64),
+        ("established_spacing", c_uint16),
+        ("signatures_always", c_uint8),
+        ("signatures", c_uint8),
+        ("pad", c_uint32),
         ("classes", ClassRule * CLASSES),
+        ("signature", Signature * SIGNATURES),
     ]
 
 
@@ -132,16 +188,26 @@ class Address(LittleEndianStructure):
     _fields_ = [("bytes", c_uint8 * 16)]
 
 
+class Line(LittleEndianStructure):
+    """A word on a cache line of its own."""
+
+    _fields_ = [("word", c_uint64), ("pad", c_uint64 * 7)]
+
+
 class Shared(LittleEndianStructure):
     """The words all CPUs share."""
 
+    _fields_ = [("root", Line), ("bounds", Line * BOUNDS)]
+
+
+class Entry(LittleEndianStructure):
+    """A live entry; the value of its prefix."""
+
     _fields_ = [
-        ("root", c_uint64),
-        ("pad_root", c_uint64 * 7),
-        ("kod_tat", c_uint64),
-        ("pad_kod", c_uint64 * 7),
-        ("newcomers_tat", c_uint64),
-        ("pad_newcomers", c_uint64 * 7),
+        ("expires_ns", c_uint64),
+        ("action", c_uint8),
+        ("fallback", c_uint8),
+        ("pad", c_uint8 * 6),
     ]
 
 
@@ -176,6 +242,7 @@ class TableCounters(LittleEndianStructure):
         ("replaced", c_uint64 * FAMILIES),
         ("full", c_uint64),
         ("lost", c_uint64),
+        ("gated", c_uint64),
     ]
 
 
@@ -262,9 +329,13 @@ def family_of_key(key: int) -> int:
     return int(key >> KEY_TAG_SHIFT != KEY_IPV4_TAG >> KEY_TAG_SHIFT)
 
 
-def pack_prefix_value(class_index: int, length: int) -> int:
+def pack_prefix_value(class_index: int, length: int, upstream: bool = False) -> int:
     """Value of a prefix in a trie."""
-    return class_index << PREFIX_CLASS_SHIFT | length << PREFIX_LENGTH_SHIFT
+    return (
+        class_index << PREFIX_CLASS_SHIFT
+        | length << PREFIX_LENGTH_SHIFT
+        | upstream << PREFIX_UPSTREAM_SHIFT
+    )
 
 
 def field(word: int, shift: int, bits: int) -> int:

@@ -169,7 +169,7 @@ def read_root(descriptors: Mapping[str, int]) -> int:
     """The root word."""
     raw = libbpf.map_lookup(descriptors["shared"], bytes(4), abi.size(abi.Shared))
     assert raw is not None, "an array has every key"
-    return int(abi.Shared.from_buffer_copy(raw).root)
+    return int(abi.Shared.from_buffer_copy(raw).root.word)
 
 
 def write_addresses(descriptors: Mapping[str, int], compiled: Compiled) -> None:

@@ -66,3 +66,6 @@ class Reason(Word):
     ODD = 9
     OFF = 10
     OBSERVED = 11
+    ENTRY = 12
+    SIGNATURE = 13
+    CEILING = 14

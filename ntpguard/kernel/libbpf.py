@@ -313,11 +313,15 @@ class Object:
         return found
 
     def set_constants(self, value: bytes) -> None:
-        """Sets the load-time constants: the whole of the object's .rodata begins with them."""
+        """Sets the load-time constants: the whole of the object's .rodata.constants."""
         size = c_size_t()
-        address = _library().bpf_map__initial_value(self._map(".rodata"), ctypes.byref(size))
-        if not address or size.value < len(value):
-            raise NtpguardError(f"{self._path}: .rodata holds no {len(value)} bytes of constants")
+        address = _library().bpf_map__initial_value(
+            self._map(".rodata.constants"), ctypes.byref(size)
+        )
+        if not address or size.value != len(value):
+            raise NtpguardError(
+                f"{self._path}: not an object of this version: its constants differ"
+            )
         ctypes.memmove(address, value, len(value))
 
     def set_max_entries(self, name: str, entries: int) -> None:

@@ -14,11 +14,15 @@ SHARED_MAPS = (
     "policy",
     "prefixes_ipv4",
     "prefixes_ipv6",
+    "entries_ipv4",
+    "entries_ipv6",
     "leak",
+    "local",
     "addresses",
     "document",
     "table",
     "table_counters",
+    "signature_counters",
     "offenders",
 )
 INTERFACE_MAPS = ("counters",)

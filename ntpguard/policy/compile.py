@@ -9,6 +9,12 @@ from ntpguard.policy.model import ClassPolicy, Policy
 from ntpguard.words import Action
 
 NANOSECONDS = 1_000_000_000
+LARGEST_BATCH = 64
+GATE_SECONDS = (
+    64  # a table's worth of new sources takes so long: who polls as often is not forgotten
+)
+MARK_UNIT = 1 << abi.MARK_UNIT_SHIFT  # nanoseconds
+ESTABLISHED_STEPS = 3
 LONGEST_TOLERANCE = 1 << 46  # gcra units; a signed difference of words must hold it
 
 
@@ -44,9 +50,17 @@ def limit(per_second: Fraction, burst: int) -> abi.Limit:
     return abi.Limit(interval << abi.GCRA_TAT_SHIFT, tolerance << abi.GCRA_TAT_SHIFT)
 
 
-def total_limit(per_second: Fraction, seconds: Fraction) -> abi.Limit:
-    """A limit that many sources share: its burst is what arrives in `seconds`."""
+def total_limit(per_second: Fraction | None, seconds: Fraction) -> abi.Limit:
+    """A limit that many sources share: its burst is what arrives in `seconds`. None: unlimited."""
+    if per_second is None:
+        return abi.Limit()
     return limit(per_second, max(1, int(per_second * seconds)))
+
+
+def bound(per_second: Fraction | None, seconds: Fraction) -> abi.Bound:
+    """A limit that many sources share across CPUs, each of which takes what arrives in 1 ms at once."""
+    batch = min(max(1, int(per_second / 1000)), LARGEST_BATCH) if per_second else 1
+    return abi.Bound(total_limit(per_second, seconds), batch)
 
 
 def class_rule(one: ClassPolicy) -> abi.ClassRule:
@@ -83,10 +97,18 @@ def compile_policy(policy: Policy) -> Compiled:
         flags |= some if lengths else 0
         flags |= longer if lengths and max(lengths) > bits[version] else 0
     shard = policy.leak_max.per_second / abi.LEAK_SHARDS
+    gate = Fraction(policy.capacity, GATE_SECONDS)
     compiled = abi.Policy(
+        bounds=(abi.Bound * abi.BOUNDS)(
+            bound(policy.kod_max_rate.per_second, Fraction(1, 10)),
+            bound(policy.newcomers_rate.per_second, Fraction(1, 10)),
+            bound(gate, Fraction(1)),
+            bound(None, Fraction(1, 10)),
+        ),
         leak_shard=total_limit(shard, Fraction(1, 4)),
-        kod_total=total_limit(policy.kod_max_rate.per_second, Fraction(1, 10)),
-        newcomers=total_limit(policy.newcomers_rate.per_second, Fraction(1, 10)),
+        answers=total_limit(Fraction(1000), Fraction(1, 10)),
+        odd=total_limit(Fraction(1000), Fraction(1, 10)),
+        established_spacing=-(-300 * NANOSECONDS // (ESTABLISHED_STEPS * MARK_UNIT)),
         flags=flags,
         kod_interval=-(-policy.kod_interval * NANOSECONDS >> abi.KOD_UNIT_SHIFT),
         kod_patience=policy.kod_patience,

@@ -75,16 +75,29 @@ class Guard:
         for address in (SERVER4, SERVER6):
             self.add_address(address)
 
-    def set_mode(self, mode: Mode, generation: int = 0) -> None:
-        """Writes the root word; copy 0 of everything runs."""
-        self.shared.root = mode | generation << abi.ROOT_GENERATION_SHIFT
+    def set_mode(self, mode: Mode, generation: int = 0, entries: int = 0) -> None:
+        """Writes the root word; copy 0 of everything runs. `entries`: bit by family."""
+        self.shared.root.word = (
+            mode | generation << abi.ROOT_GENERATION_SHIFT | entries << abi.ROOT_ENTRIES_SHIFT
+        )
 
     def set_rules(self, *rules: abi.ClassRule, **settings: object) -> None:
-        """The running policy: class 0 is the default."""
+        """The running policy: class 0 is the default. `settings` are fields of abi.Policy, and the
+        bounds by name (kod, newcomers, gate, ceiling).
+        """
+        bounds = {
+            "kod": abi.Bound(limit(1000, 1000), 1),
+            "newcomers": abi.Bound(limit(20000, 2000), 1),
+            "gate": abi.Bound(abi.Limit(), 1),
+            "ceiling": abi.Bound(abi.Limit(), 1),
+        }
+        bounds |= {name: settings.pop(name) for name in [*settings] if name in bounds}
         policy = abi.Policy(
+            bounds=(abi.Bound * abi.BOUNDS)(*bounds.values()),
             leak_shard=limit(1e6, 1000),
-            kod_total=limit(1000, 1000),
-            newcomers=limit(20000, 2000),
+            answers=limit(1000, 100),
+            odd=limit(1000, 100),
+            established_spacing=100,
             kod_interval=-(-16 * SECOND >> abi.KOD_UNIT_SHIFT),
             kod_patience=4,
             kod_flood=64,
@@ -105,8 +118,8 @@ class Guard:
             packed = bytes(10) + b"\xff\xff" + packed
         libbpf.map_update(self.object.map_fd("addresses"), packed, flags.to_bytes(4, "little"))
 
-    def set_prefixes(self, prefixes: dict[str, int]) -> None:
-        """Prefix -> class index; sets the policy's flags."""
+    def set_prefixes(self, prefixes: dict[str, int], upstreams: tuple[str, ...] = ()) -> None:
+        """Prefix -> class index; sets the policy's flags. `upstreams` are some of the prefixes."""
         import ipaddress
 
         networks = {ipaddress.ip_network(p): c for p, c in prefixes.items()}
@@ -123,7 +136,8 @@ class Guard:
             )
             for network, index in of_family.items():
                 key = network.prefixlen.to_bytes(4, "little") + network.network_address.packed
-                value = abi.pack_prefix_value(index, network.prefixlen)
+                upstream = str(network) in upstreams
+                value = abi.pack_prefix_value(index, network.prefixlen, upstream)
                 libbpf.map_update(trie, key, value.to_bytes(4, "little"))
             outer = self.object.map_fd(name)
             libbpf.map_update(outer, bytes(4), trie.to_bytes(4, "little"))
@@ -131,6 +145,28 @@ class Guard:
             self.policy[0].flags |= flag
             if any(n.prefixlen > bits for n in of_family):
                 self.policy[0].flags |= long
+
+    def add_entry(
+        self,
+        prefix: str,
+        action: Action,
+        expires_ns: int = 0,
+        fallback: int = abi.ENTRY_NO_FALLBACK,
+    ) -> None:
+        """A live entry; sets the root word's bit."""
+        import ipaddress
+
+        network = ipaddress.ip_network(prefix)
+        key = network.prefixlen.to_bytes(4, "little") + network.network_address.packed
+        entry = abi.Entry(expires_ns, action, fallback)
+        libbpf.map_update(self.object.map_fd(f"entries_ipv{network.version}"), key, bytes(entry))
+        self.shared.root.word |= 1 << abi.ROOT_ENTRIES_SHIFT + (network.version == 6)
+
+    def local(self) -> list[abi.Local]:
+        """What each CPU keeps for itself."""
+        fd = self.object.map_fd("local")
+        raws = libbpf.map_lookup_percpu(fd, bytes(4), abi.size(abi.Local))
+        return [abi.Local.from_buffer_copy(raw) for raw in raws]
 
     def advance(self, seconds: float) -> None:
         """Moves the clock."""
@@ -180,6 +216,7 @@ class Guard:
                 total.replaced[family] += one.replaced[family]
             total.full += one.full
             total.lost += one.lost
+            total.gated += one.gated
         return total
 
     def slots(self) -> Iterator[tuple[int, int, int, int]]:

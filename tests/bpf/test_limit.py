@@ -125,7 +125,7 @@ def test_a_flood_is_not_kissed(one: Guard) -> None:
 
 
 def test_all_kods_together_are_bounded(one: Guard) -> None:
-    one.set_rules(rule(), kod_total=abi.Limit(units(SECOND), units(SECOND)))
+    one.set_rules(rule(), kod=abi.Bound(abi.Limit(units(SECOND), units(SECOND)), 1))
     verdicts = []
     for host in range(5):
         frame = IPV4.but(source=f"203.0.113.{host + 1}")
@@ -274,7 +274,8 @@ def test_an_abuser_stays_limited_while_a_million_others_pass_by_and_none_inherit
 def test_a_bucket_full_of_abusers_charges_the_next_to_the_newcomers_limit() -> None:
     with guard(1) as one:
         one.set_rules(
-            rule(per_second=0.01, burst=1), newcomers=abi.Limit(units(SECOND), units(SECOND))
+            rule(per_second=0.01, burst=1),
+            newcomers=abi.Bound(abi.Limit(units(SECOND), units(SECOND)), 1),
         )
         for host in range(1, 5):
             frame = IPV4.but(source=f"203.0.113.{host}")

@@ -19,7 +19,7 @@ struct template
 	__u16 rest;
 };
 
-const volatile struct template constants;
+const volatile struct template constants SEC(".rodata.constants");
 
 struct replies {
 	__u64 answered;
