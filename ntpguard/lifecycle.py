@@ -72,7 +72,7 @@ def up(
                 _make_maps(bpffs, compiled)
             with maps.opened(at) as descriptors:
                 table = _table(descriptors["table"])
-                running.write_addresses(descriptors, compiled)
+                running.write_local_addresses(descriptors)
                 running.write(descriptors, policy, running.new_document(policy, policy_file))
                 return [_attach(at, one, descriptors, table, compiled, xdp) for one in chosen]
         except BaseException:

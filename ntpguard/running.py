@@ -1,14 +1,14 @@
 """The running policy: this is its only writer.
 
 Each set has two copies. The idle one is filled, then one root word names it: no packet ever sees a
-mixture, and a writer that dies half-way has changed nothing.
+mixture, and a writer that dies half-way has changed nothing. After the commit, the writer waits
+until no packet is left that may have read the old word: then the other copy may be filled again.
 """
 
 import ctypes
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,14 +21,14 @@ from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.policy.check import check_limit, parse_policy
 from ntpguard.policy.compile import Compiled, compile_policy
+from ntpguard.policy.kinds import Address, Network
 from ntpguard.policy.model import ClassPolicy, Policy
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import BURST, SOURCE_RATE
 from ntpguard.words import Mode
 
-GRACE_SECONDS = 0.005  # a packet that has read the old root word is long through
-
 Document = dict[str, Any]
+TRIES = ((4, "prefixes_ipv4", 8), (6, "prefixes_ipv6", 20))
 
 
 def new_document(policy: Policy, file: str | None) -> Document:
@@ -83,6 +83,7 @@ def write(
         if prefixes:
             _fill_prefixes(descriptors, compiled, idle["prefixes"])
         _fill(descriptors["policy"], idle["policy"], bytes(compiled.policy))
+        _fill_destinations(descriptors, compiled, idle["policy"])
         stored = abi.Document(len(text), text)
         _fill(descriptors["document"], idle["document"], bytes(stored))
         mode = Mode.of(policy.mode)
@@ -151,6 +152,12 @@ def unset_limit(descriptors: Mapping[str, int], name: str) -> tuple[str, str]:
     return _words(before), _apply_override(descriptors, document, name)
 
 
+def set_root_bit(descriptors: Mapping[str, int], shift: int, on: bool) -> None:
+    """Sets or clears one bit of the root word; nothing is written if it is so already."""
+    if abi.field(read_root(descriptors), shift, 1) != on:
+        _commit(descriptors, lambda root: root ^ 1 << shift)
+
+
 def read_document(descriptors: Mapping[str, int]) -> Document:
     """The running policy's document."""
     root = read_root(descriptors)
@@ -172,22 +179,32 @@ def read_root(descriptors: Mapping[str, int]) -> int:
     return int(abi.Shared.from_buffer_copy(raw).root.word)
 
 
-def write_addresses(descriptors: Mapping[str, int], compiled: Compiled) -> None:
-    """Tells the packet path this host's addresses and the policy's destinations."""
-    wanted: dict[bytes, int] = {}
-    for flag, addresses in (
-        (abi.ADDRESS_LOCAL, interfaces.local_addresses()),
-        (abi.ADDRESS_DESTINATION, set(compiled.destinations)),
-    ):
-        for address in addresses:
-            packed = address.packed
-            key = bytes(10) + b"\xff\xff" + packed if len(packed) == 4 else packed
-            wanted[key] = wanted.get(key, 0) | flag
-    for key, flags in wanted.items():
-        libbpf.map_update(descriptors["addresses"], key, flags.to_bytes(4, "little"))
-    for key in list(libbpf.map_keys(descriptors["addresses"], abi.size(abi.Address))):
-        if key not in wanted:
-            libbpf.map_delete(descriptors["addresses"], key)
+def write_local_addresses(descriptors: Mapping[str, int]) -> None:
+    """Tells the packet path this host's addresses: a KoD is sent from no other."""
+    _flag_addresses(descriptors, interfaces.local_addresses(), abi.ADDRESS_LOCAL)
+
+
+def _fill_destinations(descriptors: Mapping[str, int], compiled: Compiled, copy: int) -> None:
+    _flag_addresses(descriptors, set(compiled.destinations), abi.ADDRESS_DESTINATION << copy)
+
+
+def _flag_addresses(descriptors: Mapping[str, int], addresses: set[Address], flag: int) -> None:
+    """Gives these addresses the flag and takes it from all others."""
+    fd = descriptors["addresses"]
+    wanted = {mapped(address) for address in addresses}
+    for key in wanted.union(libbpf.map_keys(fd, abi.size(abi.Address))):
+        before = int.from_bytes(libbpf.map_lookup(fd, key, 4) or bytes(4), "little")
+        after = before | flag if key in wanted else before & ~flag
+        if not after:
+            libbpf.map_delete(fd, key)
+        elif after != before:
+            libbpf.map_update(fd, key, after.to_bytes(4, "little"))
+
+
+def mapped(address: Address) -> bytes:
+    """An address as struct address has it: IPv4 in ::ffff:0:0/96."""
+    packed = address.packed
+    return bytes(10) + b"\xff\xff" + packed if len(packed) == 4 else packed
 
 
 def _class(document: Document, name: str) -> ClassPolicy:
@@ -222,7 +239,20 @@ def _commit(descriptors: Mapping[str, int], change: Callable[[int], int]) -> Non
         del root
     finally:
         memory.close()
-    time.sleep(GRACE_SECONDS)
+    _wait_for_packets(descriptors, new)
+
+
+def _wait_for_packets(descriptors: Mapping[str, int], root: int) -> None:
+    """Returns when no packet is judged any more that began before: the kernel waits so after each
+    change of a map of maps (bpf_map_update_elem, Linux 4.20). The old prefixes are freed.
+    """
+    idle = 1 - abi.field(root, abi.ROOT_PREFIXES_SHIFT, 1)
+    for version, name, size in TRIES:
+        empty = _trie(version, size, [])
+        try:
+            _fill(descriptors[name], idle, empty.to_bytes(4, "little"))
+        finally:
+            os.close(empty)
 
 
 def _next(word: int, shift: int, bits: int) -> int:
@@ -235,23 +265,43 @@ def _fill(fd: int, copy: int, value: bytes) -> None:
 
 
 def _fill_prefixes(descriptors: Mapping[str, int], compiled: Compiled, copy: int) -> None:
-    for version, name, size in ((4, "prefixes_ipv4", 8), (6, "prefixes_ipv6", 20)):
+    for version, name, size in TRIES:
         pairs = [
             (
-                prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed,
+                trie_key(prefix),
                 abi.pack_prefix_value(index, prefix.prefixlen).to_bytes(4, "little"),
             )
             for prefix, index in compiled.prefixes.items()
             if prefix.version == version
         ]
-        trie = libbpf.map_create(
-            libbpf.MAP_LPM_TRIE, name, size, 4, max(1, len(pairs)), libbpf.F_NO_PREALLOC
-        )
+        trie = _trie(version, size, pairs)
         try:
-            libbpf.map_update_all(trie, pairs)
             _fill(descriptors[name], copy, trie.to_bytes(4, "little"))
         finally:
             os.close(trie)
+
+
+def _trie(version: int, key_size: int, pairs: list[tuple[bytes, bytes]]) -> int:
+    """A new prefix trie that holds `pairs`; the caller closes it."""
+    trie = libbpf.map_create(
+        libbpf.MAP_LPM_TRIE,
+        f"prefixes_ipv{version}",
+        key_size,
+        4,
+        max(1, len(pairs)),
+        libbpf.F_NO_PREALLOC,
+    )
+    try:
+        libbpf.map_update_all(trie, pairs)
+    except BaseException:
+        os.close(trie)
+        raise
+    return trie
+
+
+def trie_key(prefix: Network) -> bytes:
+    """A prefix as struct prefix_ipv4 or prefix_ipv6."""
+    return prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed
 
 
 def _now() -> str:

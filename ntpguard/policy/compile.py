@@ -58,7 +58,7 @@ def total_limit(per_second: Fraction | None, seconds: Fraction) -> abi.Limit:
 
 
 def bound(per_second: Fraction | None, seconds: Fraction) -> abi.Bound:
-    """A limit that many sources share across CPUs, each of which takes what arrives in 1 ms at once."""
+    """A limit that many sources share; a CPU takes at once what may arrive in 1 ms."""
     batch = min(max(1, int(per_second / 1000)), LARGEST_BATCH) if per_second else 1
     return abi.Bound(total_limit(per_second, seconds), batch)
 

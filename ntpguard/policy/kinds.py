@@ -43,6 +43,11 @@ class Kind(Protocol):
         """TOML that reads as `value`."""
 
 
+def network_of(packed: bytes, length: int) -> Network:
+    """The prefix of an address in network byte order."""
+    return ipaddress.ip_network((packed, length))
+
+
 def quote(text: object) -> str:
     """A TOML basic string: JSON's escapes are a subset of TOML's."""
     return json.dumps(str(text), ensure_ascii=False)

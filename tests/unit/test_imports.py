@@ -11,6 +11,7 @@ ORDER = [
     "policy",
     "kernel",
     "running",
+    "entries",
     "lifecycle",
     "reading",
     "exporter",

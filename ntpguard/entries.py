@@ -1,0 +1,144 @@
+"""Live entries: prefixes exempted or blocked for a while, beside the policy.
+
+The packet path itself honours the expiry: no process need run when it comes. An entry that expires
+gives way to what it lay over: each names the longest entry over it that outlives it (its fallback).
+Every change is in an order in which each step alone is right, so that it may end after any.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ntpguard import abi
+from ntpguard.errors import UsageError
+from ntpguard.kernel import libbpf
+from ntpguard.policy.kinds import Network, network_of
+from ntpguard.running import set_root_bit, trie_key
+from ntpguard.words import Action, Family
+
+NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class LiveEntry:
+    """A prefix, what is done with it, and until when (CLOCK_MONOTONIC; 0: for ever)."""
+
+    prefix: Network
+    action: Action
+    expires_ns: int
+
+    def outlives(self, other: "LiveEntry") -> bool:
+        """Whether this one still holds when the other has expired."""
+        return other.expires_ns != 0 and (not self.expires_ns or self.expires_ns > other.expires_ns)
+
+
+def read_entries(descriptors: Mapping[str, int]) -> list[LiveEntry]:
+    """Every live entry that has not expired."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    found = [one for family in Family for one in _stored(descriptors, family)]
+    return [one for one in found if not one.expires_ns or one.expires_ns > now]
+
+
+def set_entry(
+    descriptors: Mapping[str, int], prefix: Network, action: Action, seconds: float | None
+) -> LiveEntry:
+    """Exempts or blocks a prefix for so long (None: for ever); an entry it has already is replaced.
+
+    Raises UsageError if too many entries would lie over one another, or there are too many.
+    """
+    family = Family(int(prefix.version == 6))
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    expires = 0 if seconds is None else now + int(seconds * NANOSECONDS)
+    new = LiveEntry(prefix, action, expires)
+    stored = {one.prefix: one for one in clean_entries(descriptors, family)}
+    stored[prefix] = new
+    if len(stored) > abi.ENTRIES:
+        raise UsageError(f"{prefix}: {abi.ENTRIES} live entries are there already: clear some")
+    inside = [one for one in stored.values() if _covers(prefix, one.prefix)]
+    for one in inside:
+        if _depth(one, stored) > abi.ENTRY_DEPTH:
+            raise UsageError(
+                f"{prefix}: {abi.ENTRY_DEPTH} live entries lie over {one.prefix} already, each "
+                "outliving the next: clear one of them"
+            )
+    set_root_bit(descriptors, abi.ROOT_ENTRIES_SHIFT + family, True)
+    for one in sorted(inside, key=lambda one: one.prefix.prefixlen):
+        _store(descriptors, one, stored)
+    return new
+
+
+def clear_entry(descriptors: Mapping[str, int], prefix: Network) -> LiveEntry | None:
+    """Removes the live entry of exactly this prefix. Returns it, or None if there was none."""
+    family = Family(int(prefix.version == 6))
+    stored = {one.prefix: one for one in clean_entries(descriptors, family)}
+    gone = stored.pop(prefix, None)
+    if gone:
+        for one in stored.values():
+            if _covers(prefix, one.prefix):
+                _store(descriptors, one, stored)
+        libbpf.map_delete(_fd(descriptors, family), trie_key(prefix))
+        if not stored:
+            set_root_bit(descriptors, abi.ROOT_ENTRIES_SHIFT + family, False)
+    return gone
+
+
+def clean_entries(descriptors: Mapping[str, int], family: Family) -> list[LiveEntry]:
+    """Removes what has expired; returns what has not. What lies over an expired entry has named
+    a fallback that holds without it.
+    """
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    living = []
+    for one in _stored(descriptors, family):
+        if one.expires_ns and one.expires_ns <= now:
+            libbpf.map_delete(_fd(descriptors, family), trie_key(one.prefix))
+        else:
+            living.append(one)
+    return living
+
+
+def _fd(descriptors: Mapping[str, int], family: Family) -> int:
+    return descriptors[f"entries_{family.word}"]
+
+
+def _stored(descriptors: Mapping[str, int], family: Family) -> list[LiveEntry]:
+    size = 8 if family == Family.IPV4 else 20
+    found = []
+    for key in list(libbpf.map_keys(_fd(descriptors, family), size)):
+        raw = libbpf.map_lookup(_fd(descriptors, family), key, abi.size(abi.Entry))
+        # a lookup finds the longest prefix: another one, if this has gone meanwhile
+        if raw is not None:
+            entry = abi.Entry.from_buffer_copy(raw)
+            prefix = network_of(key[4:], int.from_bytes(key[:4], "little"))
+            found.append(LiveEntry(prefix, Action(entry.action), int(entry.expires_ns)))
+    return found
+
+
+def _covers(shorter: Network, longer: Network) -> bool:
+    return shorter.prefixlen <= longer.prefixlen and (
+        longer.network_address in shorter if shorter.version == longer.version else False
+    )
+
+
+def _fallback(one: LiveEntry, stored: Mapping[Network, LiveEntry]) -> LiveEntry | None:
+    for length in range(one.prefix.prefixlen - 1, -1, -1):
+        over = stored.get(one.prefix.supernet(new_prefix=length))
+        if over and over.outlives(one):
+            return over
+    return None
+
+
+def _depth(one: LiveEntry, stored: Mapping[Network, LiveEntry]) -> int:
+    depth, over = 1, _fallback(one, stored)
+    while over:
+        depth, over = depth + 1, _fallback(over, stored)
+    return depth
+
+
+def _store(
+    descriptors: Mapping[str, int], one: LiveEntry, stored: Mapping[Network, LiveEntry]
+) -> None:
+    over = _fallback(one, stored)
+    length = over.prefix.prefixlen if over else abi.ENTRY_NO_FALLBACK
+    family = Family(int(one.prefix.version == 6))
+    entry = abi.Entry(expires_ns=one.expires_ns, action=one.action, fallback=length)
+    libbpf.map_update(_fd(descriptors, family), trie_key(one.prefix), bytes(entry))
