@@ -517,8 +517,10 @@ class _XdpMd(ctypes.Structure):
     ]
 
 
-def test_run(program: int, packet: bytes) -> tuple[int, bytes]:
-    """Runs the program once over `packet`: its return code and the packet afterwards."""
+def test_run(program: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
+    """Runs the program over `packet`: its (last) return code and the packet afterwards. A repeated
+    run sees the packet as the one before left it.
+    """
     out = ctypes.create_string_buffer(len(packet) + 256)
     source = ctypes.create_string_buffer(packet, len(packet))
     options = _TestRunOpts(
@@ -527,7 +529,7 @@ def test_run(program: int, packet: bytes) -> tuple[int, bytes]:
         data_size_in=len(packet),
         data_out=ctypes.addressof(out),
         data_size_out=len(out),
-        repeat=1,
+        repeat=repeat,
     )
     _check(_library().bpf_prog_test_run_opts(program, options), "test run")
     return options.retval, out.raw[: options.data_size_out]
