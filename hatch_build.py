@@ -18,7 +18,8 @@ class CustomBuildHook(BuildHookInterface):
         root = Path(self.root)
         multiarch = sysconfig.get_config_var("MULTIARCH") or ""
         command = [
-            "clang", "-O2", "-g", "-target", "bpfel", "-mcpu=v3", "-Wall", "-Wextra", "-Werror",
+            "clang", "-O2", "-g", "-target", "bpfel", "-mcpu=v3", "-fno-strict-aliasing",
+            "-Wall", "-Wextra", "-Werror",
             f"-I/usr/include/{multiarch}",
             f"-ffile-prefix-map={root}=.",
             "-c", str(root / "bpf" / "ntpguard.bpf.c"), "-o", str(root / OBJECT),

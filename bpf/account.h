@@ -20,8 +20,10 @@ struct {
 
 enum { OFFENDER_SAMPLE = 64 }; /* one excess request in so many, besides the first since a pass */
 
-static __always_inline void note_offender(const struct packet *packet, __u32 verdict, __u64 now_ns)
+SEPARATE int note_offender(const struct packet *packet, __u32 verdict, __u64 now_ns)
 {
+	if (!packet)
+		return 0;
 	struct offender *offender = bpf_map_lookup_elem(&offenders, &packet->key);
 
 	if (!offender) {
@@ -29,26 +31,27 @@ static __always_inline void note_offender(const struct packet *packet, __u32 ver
 		bpf_map_update_elem(&offenders, &packet->key, &fresh, BPF_NOEXIST);
 		offender = bpf_map_lookup_elem(&offenders, &packet->key);
 		if (!offender)
-			return;
+			return 0;
 	}
 	offender->last_seen_ns = now_ns;
 	if (verdict < VERDICTS)
 		offender->sampled[verdict]++;
-	offender->source_port = bpf_ntohs(packet->udp->source);
+	offender->source_port = bpf_ntohs(packet->source_port);
 	offender->ttl = packet->ttl;
 	offender->header_bytes = NTPGUARD_HEADER_BYTES;
-	__builtin_memcpy(offender->header, packet->ntp, NTPGUARD_HEADER_BYTES);
+	__builtin_memcpy(offender->header, &packet->ntp, NTPGUARD_HEADER_BYTES);
+	return 0;
 }
 
 struct decision {
 	__u32 class;
 	__u32 verdict;
 	__u32 reason;
+	bool observe;
 };
 
 /* Counts the decision and says what happens to the packet: in observe, it passes. */
-static __always_inline __u32 account(const struct packet *packet, const struct decision *decision,
-				     bool observe)
+static __always_inline __u32 account(const struct packet *packet, const struct decision *decision)
 {
 	__u32 class = decision->class & (NTPGUARD_CLASSES - 1);
 	__u32 verdict = decision->verdict;
@@ -58,7 +61,7 @@ static __always_inline __u32 account(const struct packet *packet, const struct d
 
 	if (verdict >= VERDICTS)
 		verdict = VERDICT_DROP;
-	if (observe) {
+	if (decision->observe) {
 		if (count)
 			count->observed[family][verdict][reason]++;
 		if (verdict != VERDICT_PASS)

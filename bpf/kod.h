@@ -29,15 +29,14 @@ static __always_inline bool is_unicast_source(const struct packet *packet)
 /* Whether a KoD would be honoured by anyone, and could harm no one (protocol.md 2.3). */
 static __always_inline bool is_kissable(const struct packet *packet)
 {
-	const struct ntp_header *ntp = packet->ntp;
-	__u16 source_port = bpf_ntohs(packet->udp->source);
+	const struct ntp_header *ntp = &packet->ntp;
+	__u16 source_port = bpf_ntohs(packet->source_port);
 
 	return packet->mode == MODE_NTP_CLIENT && packet->version >= 1 && packet->version <= 4 &&
 	       packet->payload == NTPGUARD_HEADER_BYTES && packet->plain &&
 	       (ntp->transmit_timestamp[0] || ntp->transmit_timestamp[1]) &&
-	       (source_port == NTP_PORT || source_port >= KOD_SOURCE_PORT_MIN) &&
-	       !(packet->ethernet->h_source[0] & 1) && is_unicast_source(packet) &&
-	       address_flags(&packet->destination) & ADDRESS_LOCAL &&
+	       (source_port == NTP_PORT || source_port >= KOD_SOURCE_PORT_MIN) && !packet->group &&
+	       is_unicast_source(packet) && address_flags(&packet->destination) & ADDRESS_LOCAL &&
 	       !(address_flags(&packet->source) & ADDRESS_LOCAL);
 }
 
@@ -132,27 +131,24 @@ static __always_inline void answer_udp(struct udphdr *udp, __u8 family, __u64 ps
 	udp->check = check ? check : 0xffff; /* RFC 768: 0 means none */
 }
 
-/* Of a packet that is_kissable. The bounds are known to hold; the verifier has forgotten them. */
-static __always_inline bool kiss(const struct packet *packet)
+/* Of a packet that is_kissable, hence plain. The bounds are known to hold; the verifier is told again. */
+static __always_inline bool kiss(struct xdp_md *ctx, const struct packet *packet)
 {
-	__u64 pseudo;
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	void *ip = (void *)(ethernet + 1) + (packet->tags & 3) * sizeof(struct vlan_tag);
+	struct iphdr *ipv4 = ip;
+	struct ipv6hdr *ipv6 = ip;
+	struct udphdr *udp =
+		packet->family == FAMILY_IPV4 ? (void *)(ipv4 + 1) : (void *)(ipv6 + 1);
+	struct ntp_header *ntp = (void *)(udp + 1);
 
-	if ((void *)(packet->ntp + 1) > packet->end)
+	if ((void *)(ethernet + 1) > end || (void *)(ntp + 1) > end)
 		return false;
-	if (packet->family == FAMILY_IPV4) {
-		struct iphdr *ipv4 = packet->ip;
-		if ((void *)(ipv4 + 1) > packet->end)
-			return false;
-		pseudo = answer_ipv4(ipv4);
-	} else {
-		struct ipv6hdr *ipv6 = packet->ip;
-		if ((void *)(ipv6 + 1) > packet->end)
-			return false;
-		pseudo = answer_ipv6(ipv6);
-	}
-	answer_ethernet(packet->ethernet);
-	answer_ntp(packet->ntp, packet->version);
-	answer_udp(packet->udp, packet->family, pseudo);
+	__u64 pseudo = packet->family == FAMILY_IPV4 ? answer_ipv4(ipv4) : answer_ipv6(ipv6);
+	answer_ethernet(ethernet);
+	answer_ntp(ntp, packet->version);
+	answer_udp(udp, packet->family, pseudo);
 	return true;
 }
 

@@ -226,8 +226,8 @@ static __always_inline void answer(const struct running *running, const struct p
 }
 
 /* Returns the flags of its class. */
-static __always_inline __u8 judge(const struct running *running, const struct packet *packet,
-				  __u64 now_ns, struct decision *decision)
+static __always_inline __u8 judge_ntp(const struct running *running, const struct packet *packet,
+				      __u64 now_ns, struct decision *decision)
 {
 	struct slot slot = {.way = NO_WAY};
 	struct request request = {
@@ -279,37 +279,46 @@ static __always_inline void odd(const struct running *running, __u64 now, struct
 	decide(decision, pass ? VERDICT_PASS : VERDICT_DROP, REASON_ODD);
 }
 
+/* False: not a destination that is guarded. */
+SEPARATE int judge(const struct packet *packet, struct decision *decision, __u32 parsed)
+{
+	struct running running;
+	__u8 flags = 0;
+
+	if (!packet || !decision || !read_running(&running))
+		return false;
+	if (running.policy->flags & POLICY_DESTINATIONS &&
+	    !(address_flags(&packet->destination) & ADDRESS_DESTINATION << running.copy))
+		return false;
+	if (running.mode == MODE_OFF) {
+		decide(decision, VERDICT_PASS, REASON_OFF);
+		return true;
+	}
+	__u64 now_ns = clock_ns();
+	if (parsed == PARSED_ODD)
+		odd(&running, gcra_clock(now_ns), decision);
+	else if (parsed == PARSED_MALFORMED)
+		decide(decision, VERDICT_DROP, REASON_MALFORMED);
+	else
+		flags = judge_ntp(&running, packet, now_ns, decision);
+	decision->observe = running.mode == MODE_OBSERVE || flags & CLASS_OBSERVE;
+	return true;
+}
+
 SEC("xdp")
 int ntpguard(struct xdp_md *ctx)
 {
 	struct packet packet = {};
-	struct running running;
-	struct decision decision = {.verdict = VERDICT_PASS, .reason = REASON_OFF};
-	__u8 flags = 0;
+	struct decision decision = {};
 
 	enum parsed parsed = parse(ctx, &packet);
-	if (parsed == PARSED_OTHER || !read_running(&running))
+	if (parsed == PARSED_OTHER || !judge(&packet, &decision, parsed))
 		return XDP_PASS;
-	if (running.policy->flags & POLICY_DESTINATIONS &&
-	    !(address_flags(&packet.destination) & ADDRESS_DESTINATION << running.copy))
-		return XDP_PASS;
-
-	if (running.mode != MODE_OFF) {
-		__u64 now_ns = clock_ns();
-		if (parsed == PARSED_ODD)
-			odd(&running, gcra_clock(now_ns), &decision);
-		else if (parsed == PARSED_MALFORMED)
-			decide(&decision, VERDICT_DROP, REASON_MALFORMED);
-		else
-			flags = judge(&running, &packet, now_ns, &decision);
-	}
-
-	bool observe = running.mode == MODE_OBSERVE || flags & CLASS_OBSERVE;
-	switch (account(&packet, &decision, observe)) {
+	switch (account(&packet, &decision)) {
 	case VERDICT_PASS:
 		return XDP_PASS;
 	case VERDICT_KOD:
-		return kiss(&packet) ? XDP_TX : XDP_DROP;
+		return kiss(ctx, &packet) ? XDP_TX : XDP_DROP;
 	default:
 		return XDP_DROP;
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* A cursor walks the frame: Ethernet, VLAN tags, IPv4 or IPv6, UDP, NTP. What is not UDP to a guarded
- * port leaves here, at the earliest test that tells.
+ * port leaves here, at the earliest test that tells. What comes out are facts, no pointers: so the
+ * verifier checks the decision once, and not for every way through the parser.
  */
 #ifndef NTPGUARD_PACKET_H
 #define NTPGUARD_PACKET_H
@@ -43,22 +44,24 @@ enum parsed {
 };
 
 struct packet {
-	struct ethhdr *ethernet;
-	void *ip;
-	struct udphdr *udp;
-	struct ntp_header *ntp; /* one byte of it is there; all of it if whole */
-	void *end;
 	struct address source; /* IPv4 mapped */
 	struct address destination;
-	__u64 key;     /* of the source */
+	__u64 key; /* of the source */
+	union {
+		struct ntp_header ntp; /* if whole */
+		__u64 words[NTPGUARD_HEADER_BYTES / sizeof(__u64)];
+	};
 	__u32 payload; /* bytes, as UDP says */
 	__u32 frame;   /* bytes */
 	__u32 family;
 	__u32 mode;
 	__u32 version;
+	__u32 tags; /* VLAN */
+	__be16 source_port;
 	__u8 ttl;   /* or hop limit */
 	bool plain; /* no IP options, no extension headers */
 	bool whole; /* a whole NTP header is in the frame and in the datagram */
+	bool group; /* the source MAC is no station's */
 };
 
 static __always_inline void map_ipv4(struct address *address, __be32 ipv4)
@@ -95,12 +98,14 @@ static __always_inline enum parsed parse_udp(struct packet *packet, void *at, vo
 	struct ntp_header *ntp = (void *)(udp + 1);
 	if ((void *)&ntp->stratum > end)
 		return PARSED_MALFORMED;
-	packet->udp = udp;
-	packet->ntp = ntp;
+	packet->source_port = udp->source;
 	packet->payload = length - sizeof(*udp);
 	packet->mode = ntp->li_vn_mode & 7;
 	packet->version = ntp->li_vn_mode >> 3 & 7;
-	packet->whole = packet->payload >= sizeof(*ntp) && (void *)(ntp + 1) <= end;
+	if (packet->payload >= sizeof(*ntp) && (void *)(ntp + 1) <= end) {
+		packet->whole = true;
+		packet->ntp = *ntp;
+	}
 	return PARSED_NTP;
 }
 
@@ -115,7 +120,6 @@ static __always_inline enum parsed parse_ipv4(struct packet *packet, void *at, v
 	if (ipv4->version != 4 || header < sizeof(*ipv4) || total < header)
 		return PARSED_OTHER;
 	packet->family = FAMILY_IPV4;
-	packet->ip = ipv4;
 	packet->ttl = ipv4->ttl;
 	map_ipv4(&packet->source, ipv4->saddr);
 	map_ipv4(&packet->destination, ipv4->daddr);
@@ -135,7 +139,6 @@ static __always_inline enum parsed parse_ipv6(struct packet *packet, void *at, v
 	if ((void *)(ipv6 + 1) > end || ipv6->version != 6)
 		return PARSED_OTHER;
 	packet->family = FAMILY_IPV6;
-	packet->ip = ipv6;
 	packet->ttl = ipv6->hop_limit;
 	__builtin_memcpy(&packet->source, &ipv6->saddr, sizeof(packet->source));
 	__builtin_memcpy(&packet->destination, &ipv6->daddr, sizeof(packet->destination));
@@ -193,8 +196,7 @@ static __always_inline enum parsed parse(struct xdp_md *ctx, struct packet *pack
 
 	if (at > end || !is_for_this_interface(ethernet))
 		return PARSED_OTHER;
-	packet->ethernet = ethernet;
-	packet->end = end;
+	packet->group = ethernet->h_source[0] & 1;
 	packet->frame = end - (void *)ethernet;
 	__be16 protocol = ethernet->h_proto;
 	for (int i = 0; i < VLAN_TAGS; i++) {
@@ -205,6 +207,7 @@ static __always_inline enum parsed parse(struct xdp_md *ctx, struct packet *pack
 		if (at > end)
 			return PARSED_OTHER;
 		protocol = tag->encapsulated;
+		packet->tags++;
 	}
 	if (protocol == bpf_htons(ETH_P_IP))
 		return parse_ipv4(packet, at, end);

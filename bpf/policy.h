@@ -210,13 +210,6 @@ static __always_inline __u32 address_flags(const struct address *address)
 	return flags ? *flags : 0;
 }
 
-/* An NTP header as words, to be masked and compared; what else a signature asks beside it. */
-struct shape {
-	__u64 words[NTPGUARD_HEADER_BYTES / sizeof(__u64)];
-	__u32 fraction; /* of the transmit timestamp */
-	__be16 source_port;
-};
-
 static __always_inline bool has_fraction(__u8 wanted, __u32 fraction)
 {
 	switch (wanted) {
@@ -229,9 +222,9 @@ static __always_inline bool has_fraction(__u8 wanted, __u32 fraction)
 	}
 }
 
-SEPARATE int has_shape(const struct signature *one, const struct shape *shape)
+SEPARATE int has_shape(const struct signature *one, const struct packet *packet)
 {
-	if (!one || !shape)
+	if (!one || !packet)
 		return false;
 	const __u64 *value = (const __u64 *)one->value;
 	const __u64 *mask = (const __u64 *)one->mask;
@@ -239,11 +232,11 @@ SEPARATE int has_shape(const struct signature *one, const struct shape *shape)
 
 #pragma unroll
 	for (int word = 0; word < NTPGUARD_HEADER_BYTES / 8; word++)
-		difference |= (shape->words[word] & mask[word]) ^ value[word];
+		difference |= (packet->words[word] & mask[word]) ^ value[word];
 	if (difference ||
-	    (one->flags & SIGNATURE_SOURCE_PORT && one->source_port != shape->source_port))
+	    (one->flags & SIGNATURE_SOURCE_PORT && one->source_port != packet->source_port))
 		return false;
-	return has_fraction(one->fraction, shape->fraction);
+	return has_fraction(one->fraction, bpf_ntohl(packet->ntp.transmit_timestamp[1]));
 }
 
 /* Counts a match; whether it blocks. */
@@ -260,14 +253,14 @@ SEPARATE int blocks(const struct signature *one, __u32 index)
 	return true;
 }
 
-/* Whether one of the signatures from `first` to before `end` blocks the shape; counts each match. */
-SEPARATE int signature_blocks(const struct policy *policy, const struct shape *shape, __u32 first,
+/* Whether one of the signatures from `first` to before `end` blocks the packet; counts each match. */
+SEPARATE int signature_blocks(const struct policy *policy, const struct packet *packet, __u32 first,
 			      __u32 end)
 {
-	if (!policy || !shape)
+	if (!policy || !packet)
 		return false;
 	for (__u32 i = 0; i < NTPGUARD_SIGNATURES; i++)
-		if (i >= first && i < end && has_shape(&policy->signature[i], shape) &&
+		if (i >= first && i < end && has_shape(&policy->signature[i], packet) &&
 		    blocks(&policy->signature[i], i))
 			return true;
 	return false;
@@ -278,14 +271,7 @@ static __always_inline bool is_blocked_by_signature(const struct policy *policy,
 						    const struct packet *packet, __u32 first,
 						    __u32 end)
 {
-	struct shape shape = {};
-
-	if (first >= end)
-		return false;
-	__builtin_memcpy(shape.words, packet->ntp, sizeof(shape.words));
-	shape.fraction = bpf_ntohl(packet->ntp->transmit_timestamp[1]);
-	shape.source_port = packet->udp->source;
-	return signature_blocks(policy, &shape, first, end);
+	return first < end && signature_blocks(policy, packet, first, end);
 }
 
 #endif
