@@ -13,6 +13,7 @@ ORDER = [
     "running",
     "lifecycle",
     "reading",
+    "health",
     "exporter",
     "trace",
     "cli",
