@@ -114,7 +114,8 @@ def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
     Returns the names detached. Raises NotRunning if there is nothing to take down.
     """
     pinned.require(bpffs)
-    with pinned.lock(bpffs):
+    # the few milliseconds between the first and the last interface are not interrupted
+    with pinned.lock(bpffs), libbpf.uninterrupted():
         at = pinned.pins(bpffs)
         remains = _tidy(bpffs)
         before = pinned.attached(at)
