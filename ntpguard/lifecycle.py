@@ -12,7 +12,8 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,33 +52,60 @@ def up(
 ) -> list[Attached]:
     """Loads, attaches and pins; enforcement stays when the process ends.
 
-    An interface that is guarded already gets the new program in one atomic swap. Raises UsageError
-    for interfaces, NtpguardError for what the kernel refuses; then nothing new is attached or
-    pinned, and what was guarded before still is.
+    Every interface that is guarded already, named or not, gets the new program in one atomic swap:
+    what is decided at load time (ports, MAC address) holds for all. Raises UsageError for
+    interfaces, NtpguardError for what the kernel refuses; then nothing new is attached or pinned,
+    and what was guarded before is guarded as before, by the same program and policy.
     """
     if not names:
         raise UsageError("no interface: name one, or set interfaces in the policy file")
     pinned.require(bpffs)
     chosen = [interfaces.interface(name) for name in dict.fromkeys(names)]
     compiled = compile_policy(policy)
-    with pinned.lock(bpffs):
+    with pinned.lock(bpffs), ExitStack() as held:
         at = pinned.pins(bpffs)
         _tidy(bpffs)
         before = pinned.attached(at)
         for one in chosen:
             _refuse_foreign(one, before.get(one.ifindex))
         _warn(chosen, set(before), xdp, warn)
+        known = {one.ifindex for one in chosen}
+        everyone = chosen + [
+            one
+            for one in interfaces.interfaces()
+            if one.ifindex in before and one.ifindex not in known
+        ]
+        undo = ExitStack()
         try:
+            undo.callback(_remove_new, bpffs, set(before))
             if not _can_use_maps(at, compiled, running_now=bool(before)):
                 _make_maps(bpffs, compiled)
-            with maps.opened(at) as descriptors:
-                table = _table(descriptors["table"])
-                running.write_local_addresses(descriptors)
-                running.write(descriptors, policy, running.new_document(policy, policy_file))
-                return [_attach(at, one, descriptors, table, compiled, xdp) for one in chosen]
+            descriptors = held.enter_context(maps.opened(at))
+            table = _table(descriptors["table"])
+            # whatever may be refused comes before the first change that a packet can see
+            programs = {
+                one.ifindex: held.enter_context(_loaded(at, one, descriptors, table, compiled))
+                for one in everyone
+            }
+            if before:
+                undo.callback(_write_back, descriptors, running.read_document(descriptors))
+            running.write_local_addresses(descriptors)
+            running.write(descriptors, policy, running.new_document(policy, policy_file))
+            for one in everyone:
+                if one.ifindex not in before:
+                    own = pinned.interface_pins(at, one.ifindex)
+                    _attach(own, one, programs[one.ifindex], xdp)
+            for one in everyone:
+                if one.ifindex in before:
+                    _swap(before[one.ifindex], programs[one.ifindex], held, undo)
         except BaseException:
-            _undo(bpffs, set(before))
+            with libbpf.uninterrupted():
+                undo.close()
             raise
+        return [
+            Attached(one.name, interfaces.interface(one.name).xdp, one.ifindex in before)
+            for one in everyone
+        ]
 
 
 def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
@@ -86,7 +114,8 @@ def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
     Returns the names detached. Raises NotRunning if there is nothing to take down.
     """
     pinned.require(bpffs)
-    with pinned.lock(bpffs):
+    # the few milliseconds between the first and the last interface are not interrupted
+    with pinned.lock(bpffs), libbpf.uninterrupted():
         at = pinned.pins(bpffs)
         remains = _tidy(bpffs)
         before = pinned.attached(at)
@@ -118,14 +147,17 @@ def _tidy(bpffs: Path) -> bool:
     if staging.exists():
         pinned.remove(staging)
         found = True
-    for one in pinned.pins(bpffs).glob("if*"):
-        link = one / "link"
-        if link.exists():
-            with maps.descriptor(link) as fd:
-                if libbpf.link_info(fd).ifindex:
-                    continue
-        pinned.remove(one)
-        found = True
+    at = pinned.pins(bpffs)
+    live = maps.live_links(at)
+    for one in at.glob("if*"):
+        if one not in live.values():
+            pinned.remove(one)
+            found = True
+    # a network namespace that is gone has taken its interfaces along; and no other writer is in
+    # the middle of making a set, for it would hold the lock
+    for one in pinned.others(bpffs):
+        if not maps.live_links(one):
+            pinned.remove(one)
     return found
 
 
@@ -135,8 +167,8 @@ def _detach(own: Path) -> None:
         libbpf.link_detach(fd)
 
 
-def _undo(bpffs: Path, before: set[int]) -> None:
-    """Takes back what an up that failed has made."""
+def _remove_new(bpffs: Path, before: set[int]) -> None:
+    """Takes back what an up that failed has attached and pinned."""
     at = pinned.pins(bpffs)
     for index, own in pinned.attached(at).items():
         if index not in before:
@@ -144,6 +176,11 @@ def _undo(bpffs: Path, before: set[int]) -> None:
     _tidy(bpffs)
     if not before:
         pinned.remove(at)
+
+
+def _write_back(descriptors: dict[str, int], document: running.Document) -> None:
+    policy = running.effective_policy(document)
+    running.write(descriptors, policy, document)
 
 
 def _refuse_foreign(one: interfaces.Interface, ours: Path | None) -> None:
@@ -171,6 +208,11 @@ def _warn(
     warn: Callable[[str], None],
 ) -> None:
     for one in chosen:
+        if one.ifindex in before and xdp not in ("auto", one.xdp):
+            warn(
+                f"{one.name}: stays attached in mode {one.xdp}: for {xdp}, run "
+                f"ntpguard down {one.name} first"
+            )
         if one.ifindex not in before and xdp != "skb" and one.driver != "veth":
             warn(
                 f"{one.name}: attaching in native mode can reset the NIC: a few seconds of no link"
@@ -193,6 +235,7 @@ def _make_maps(bpffs: Path, compiled: Compiled) -> None:
     shape = compiled.table
     with libbpf.Object.open(maps.object_path()) as made:
         made.set_max_entries("sources", shape.buckets)
+        made.leave_out(maps.PROGRAM)
         _load(made)
         table = abi.Table(
             abi=abi.ABI,
@@ -225,9 +268,11 @@ def _table(fd: int) -> abi.Table:
 def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
     """Whether the pinned maps are whole and of the policy's shape.
 
-    Raises NtpguardError if they are of another shape and `running_now`: they hold its sources.
+    Raises NtpguardError if they are not and `running_now`: they hold its sources.
     """
-    if not maps.are_whole(at):
+    if running_now:
+        maps.require_whole(at)
+    elif not maps.are_whole(at):
         return False
     with maps.descriptor(at / "table") as fd:
         difference = _difference(_table(fd), compiled)
@@ -268,42 +313,55 @@ def _constants(table: abi.Table, compiled: Compiled, mac: bytes) -> abi.Constant
     )
 
 
-def _attach(
+@contextmanager
+def _loaded(
     at: Path,
     one: interfaces.Interface,
     descriptors: dict[str, int],
     table: abi.Table,
     compiled: Compiled,
-    xdp: str,
-) -> Attached:
-    own = pinned.interface_pins(at, one.ifindex)
-    swapped = (own / "link").exists()
+) -> Iterator[libbpf.Object]:
+    """The program for one interface on the shared maps, and on its counters if it has some."""
+    counters = pinned.interface_pins(at, one.ifindex) / "counters"
     with libbpf.Object.open(maps.object_path()) as program:
         program.set_constants(bytes(_constants(table, compiled, one.mac)))
         for name, fd in descriptors.items():
             program.reuse_map(name, fd)
-        if swapped:
-            with maps.descriptor(own / "counters") as counters:
-                program.reuse_map("counters", counters)
-                _load(program)
-        else:
-            _load(program)
-        fd = program.program_fd(maps.PROGRAM)
-        if swapped:
-            with maps.descriptor(own / "link") as link:
-                libbpf.link_update(link, fd)
-            pinned.remove_file(own / "program")
-            libbpf.obj_pin(fd, own / "program")
-        else:
-            own.mkdir(mode=0o700)
-            libbpf.obj_pin(program.map_fd("counters"), own / "counters")
-            libbpf.obj_pin(fd, own / "program")
-            link_fd = _link(fd, one, xdp)
-            try:
-                libbpf.obj_pin(link_fd, own / "link")
-            finally:
-                os.close(link_fd)
-    return Attached(one.name, interfaces.interface(one.name).xdp, swapped)
+        if counters.exists():
+            with maps.descriptor(counters) as fd:
+                program.reuse_map("counters", fd)
+        _load(program)
+        yield program
+
+
+def _attach(own: Path, one: interfaces.Interface, program: libbpf.Object, xdp: str) -> None:
+    own.mkdir(mode=0o700)
+    fd = program.program_fd(maps.PROGRAM)
+    libbpf.obj_pin(program.map_fd("counters"), own / "counters")
+    libbpf.obj_pin(fd, own / "program")
+    link = _link(fd, one, xdp)
+    try:
+        libbpf.obj_pin(link, own / "link")
+    finally:
+        os.close(link)
+
+
+def _swap(own: Path, program: libbpf.Object, held: ExitStack, undo: ExitStack) -> None:
+    link = held.enter_context(maps.descriptor(own / "link"))
+    # absent or another one where an earlier swap was killed half-way: then there is no way back
+    if (own / "program").exists():
+        old = held.enter_context(maps.descriptor(own / "program"))
+        if libbpf.prog_info(old).id == libbpf.link_info(link).prog_id:
+            undo.callback(_pin_program, own, old)
+            undo.callback(libbpf.link_update, link, old)
+    new = program.program_fd(maps.PROGRAM)
+    libbpf.link_update(link, new)
+    _pin_program(own, new)
+
+
+def _pin_program(own: Path, fd: int) -> None:
+    pinned.remove_file(own / "program")
+    libbpf.obj_pin(fd, own / "program")
 
 
 def _link(program: int, one: interfaces.Interface, xdp: str) -> int:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntpguard import abi, running
+from ntpguard import abi, entries, running
 from ntpguard.errors import NotRunning, PermissionNeeded, PolicyError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.policy.check import read_policy
 from ntpguard.policy.compile import class_rule
 from ntpguard.policy.model import Policy
-from ntpguard.words import Family, Mode, Reason, Verdict
+from ntpguard.words import Action, Family, Mode, Reason, Verdict
 
 WORDS_PER_BUCKET = abi.size(abi.Bucket) // 8
 KEY, GCRA, AUX, STAT = (abi.WAYS * i for i in range(4))
@@ -49,6 +49,7 @@ class Source:
     excess_since_pass: int
     unheeded: int
     deaf: bool
+    established: bool
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Running:
         return counts
 
     def table_counters(self) -> dict[str, Any]:
-        """inserted and replaced by family, full, lost; summed over the CPUs."""
+        """inserted and replaced by family, full, lost, gated; summed over the CPUs."""
         raws = libbpf.map_lookup_percpu(
             self._maps["table_counters"], bytes(4), abi.size(abi.TableCounters)
         )
@@ -183,6 +184,7 @@ class Running:
             "replaced": dict(zip(Family, words[2:4], strict=True)),
             "full": words[4],
             "lost": words[5],
+            "gated": words[6],
         }
 
     def sources_held(self) -> dict[Family, int]:
@@ -250,6 +252,7 @@ class Running:
             excess_since_pass=abi.field(aux, abi.AUX_EXCESS_SHIFT, abi.AUX_EXCESS_BITS),
             unheeded=unheeded if fresh else 0,
             deaf=bool(fresh and unheeded >= patience),
+            established=bool(abi.field(aux, abi.AUX_ESTABLISHED_SHIFT, abi.AUX_ESTABLISHED_BITS)),
         )
 
     def match(
@@ -275,12 +278,24 @@ class Running:
         prefix = ipaddress.ip_network((address, length), strict=False)
         return packed & (abi.CLASSES - 1), str(prefix)
 
-    def next_request(self, one: Source | None, class_index: int) -> str:
+    def entry(
+        self, address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    ) -> entries.LiveEntry | None:
+        """The live entry that holds for an address: the longest that has not expired."""
+        found = [one for one in entries.read_entries(self._maps) if address in one.prefix]
+        return max(found, key=lambda one: one.prefix.prefixlen, default=None)
+
+    def next_request(
+        self, one: Source | None, class_index: int, entry: entries.LiveEntry | None = None
+    ) -> str:
         """What a plain request of this source would meet now, in words."""
         policy = self.policy()
         own = policy.classes[class_index]
         if self.mode() == Mode.OFF:
             return "passes: mode is off"
+        if entry:
+            verb = "dropped" if entry.action == Action.BLOCK else "passes"
+            return f"{verb}: live entry {entry.prefix} is {entry.action.word}"
         if own.action == "block":
             return f"dropped: class {own.name} is blocked"
         if own.action == "exempt":

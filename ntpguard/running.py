@@ -106,7 +106,7 @@ def writing(bpffs: Path) -> Iterator[dict[str, int]]:
     pinned.require(bpffs)
     with pinned.lock(bpffs):
         at = pinned.pins(bpffs)
-        if not pinned.attached(at):
+        if not maps.live_links(at):
             raise NotRunning("not running: nothing is attached: try ntpguard up INTERFACE")
         with maps.opened(at) as descriptors:
             yield descriptors

@@ -1,6 +1,7 @@
 """The group of all commands: global options, names almost typed right, errors in one line."""
 
 import difflib
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ntpguard.cli import life, limits, policies, sources, watch
 from ntpguard.cli.output import Context
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
+
+INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
 
 
 class Group(click.Group):
@@ -35,6 +38,9 @@ class Group(click.Group):
             for line in str(error).splitlines():
                 click.echo(f"ntpguard: {line}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("ntpguard: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             sys.stderr.close()
             ctx.exit(1)

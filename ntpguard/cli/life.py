@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from ntpguard import lifecycle, reading, running
+from ntpguard import health, lifecycle, reading, running
 from ntpguard.cli.output import Context
 from ntpguard.policy.check import DEFAULT, read_policy
 from ntpguard.words import Family, Mode, Verdict
@@ -79,6 +79,7 @@ def status(click_context: click.Context, brief: bool) -> None:
     """What is attached where, the mode, the policy, the verdicts, the table, what is wrong."""
     context: Context = click_context.obj
     with reading.open_running(context.bpffs) as guard:
+        first = health.untracked(guard)
         policy = guard.policy()
         document = guard.document()
         totals = guard.counts().verdicts()
@@ -87,11 +88,7 @@ def status(click_context: click.Context, brief: bool) -> None:
         mode = guard.mode()
         attached = guard.interfaces()
         differs = guard.differs_from_file()
-        problems = []
-        if sum(held.values()) > guard.capacity:
-            problems.append("the source table is more than half full: raise sources.capacity")
-        if not attached:
-            problems.append("no guarded interface exists any more: run ntpguard up again")
+        problems = health.problems(guard, context.bpffs, first)
         data = {
             "healthy": not problems,
             "problems": problems,
@@ -109,6 +106,7 @@ def status(click_context: click.Context, brief: bool) -> None:
                 "capacity": guard.capacity,
                 "found_bucket_full": table["full"],
                 "lost_race": table["lost"],
+                "gated": table["gated"],
             },
         }
     where = ", ".join(f"{one.name} ({one.xdp})" for one in attached) or "nowhere"

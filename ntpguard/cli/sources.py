@@ -61,12 +61,14 @@ def show(context: Context, source: str) -> None:
         one = guard.find(address)
         index, prefix = guard.match(address)
         own = policy.classes[index]
-        following = guard.next_request(one, index)
+        entry = guard.entry(address)
+        following = guard.next_request(one, index, entry)
     data = {
         "address": str(address),
         "class": own.name,
         "prefix": prefix,
         "action": own.action,
+        "entry": {"prefix": str(entry.prefix), "action": entry.action.word} if entry else None,
         "rate": str(own.rate),
         "burst": own.burst,
         "source": _data(one, policy) if one else None,
@@ -81,7 +83,8 @@ def show(context: Context, source: str) -> None:
     ]
     if one:
         lines += [
-            f"requests   {one.requests}, {one.excess} of them excess",
+            f"requests   {one.requests}, {one.excess} of them excess"
+            + (", established" if one.established else ""),
             f"kod        {one.unheeded} not heeded" + (", deaf" if one.deaf else ""),
         ]
     else:

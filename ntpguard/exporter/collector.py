@@ -12,6 +12,19 @@ from ntpguard.errors import NotRunning
 from ntpguard.reading import Cell, Running, open_running
 from ntpguard.words import Family, Mode, Reason, Verdict
 
+DROP_REASONS = (
+    Reason.LIMIT,
+    Reason.UNTRACKED,
+    Reason.BLOCK,
+    Reason.ANSWER,
+    Reason.CONTROL,
+    Reason.MALFORMED,
+    Reason.ODD,
+    Reason.ENTRY,
+    Reason.SIGNATURE,
+    Reason.CEILING,
+)
+
 
 class GuardCollector(Collector):
     """Reads the pinned maps of this network namespace at each scrape."""
@@ -85,16 +98,7 @@ def _packets(guard: Running) -> list[Metric]:
     for (name, family, verdict), total in counts.frame_bytes.items():
         frame_bytes.add_metric([name, family.word, verdict.word], total)
     drops = CounterMetricFamily("ntpguard_drops", "Packets dropped, by reason.", labels=["reason"])
-    totals = dict.fromkeys(
-        (
-            Reason.LIMIT,
-            Reason.UNTRACKED,
-            Reason.BLOCK,
-            Reason.CONTROL,
-            Reason.MALFORMED,
-        ),
-        0,
-    )
+    totals = dict.fromkeys(DROP_REASONS, 0)
     for cell in counts.happened:
         if cell.verdict == Verdict.DROP:
             totals[cell.reason] = totals.get(cell.reason, 0) + cell.packets
@@ -128,9 +132,10 @@ def _table(guard: Running) -> list[Metric]:
     replacements.add_metric([], sum(table["replaced"].values()))
     untracked = CounterMetricFamily(
         "ntpguard_untracked_requests",
-        "Requests whose source found no slot: its bucket full, or a race lost.",
+        "Requests whose source got no slot: too many new sources, its bucket full, or a race lost.",
         labels=["cause"],
     )
+    untracked.add_metric(["gated"], table["gated"])
     untracked.add_metric(["full"], table["full"])
     untracked.add_metric(["lost"], table["lost"])
     return [held, capacity, replacements, untracked]

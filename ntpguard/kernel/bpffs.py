@@ -44,11 +44,15 @@ def require(bpffs: Path) -> None:
         raise NtpguardError(f"{bpffs}: no bpffs is mounted there: try mount -t bpf bpf {bpffs}")
 
 
+def cookie() -> int:
+    """The kernel's number of this network namespace (Linux 5.14), never used again."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+
+
 def namespace() -> str:
     """Name of this network namespace's pins."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        cookie = one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-    return f"netns-{int.from_bytes(cookie, 'little')}"
+    return f"netns-{cookie()}"
 
 
 def pins(bpffs: Path) -> Path:
@@ -59,6 +63,12 @@ def pins(bpffs: Path) -> Path:
 def staging(bpffs: Path) -> Path:
     """Where a new set of pins is made."""
     return bpffs / "ntpguard" / f"{namespace()}-new"
+
+
+def others(bpffs: Path) -> list[Path]:
+    """Directories of pins of other network namespaces, those in the making included."""
+    own = (pins(bpffs), staging(bpffs))
+    return [one for one in sorted((bpffs / "ntpguard").glob("netns-*")) if one not in own]
 
 
 def interface_pins(at: Path, ifindex: int) -> Path:

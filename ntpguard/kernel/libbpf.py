@@ -8,7 +8,9 @@ import ctypes
 import errno
 import mmap
 import os
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -149,6 +151,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__reuse_fd": (c_int, [c_void_p, c_int]),
     "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_program__fd": (c_int, [c_void_p]),
+    "bpf_program__set_autoload": (c_int, [c_void_p, ctypes.c_bool]),
     "bpf_program__flags": (c_uint32, [c_void_p]),
     "bpf_program__set_flags": (c_int, [c_void_p, c_uint32]),
     "bpf_obj_pin": (c_int, [c_int, c_char_p]),
@@ -175,6 +178,17 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back until the block ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 _libc = ctypes.CDLL(None)
 _libc.vasprintf.restype = c_int
@@ -271,7 +285,9 @@ class Object:
     def __init__(self, path: Path) -> None:
         self._path = path
         _messages.clear()
-        pointer = _library().bpf_object__open_file(os.fsencode(path), None)
+        library = _library()
+        with uninterrupted():  # an exception inside _collect would be lost
+            pointer = library.bpf_object__open_file(os.fsencode(path), None)
         if not pointer:
             raise _failed(f"{path}: cannot open the BPF object", ctypes.get_errno(), _tail())
         self._pointer: int | None = pointer
@@ -344,13 +360,19 @@ class Object:
             f"program {program}: frags",
         )
 
+    def leave_out(self, program: str) -> None:
+        """Makes load() create the maps only: no need to wait for the verifier."""
+        pointer = self._program(program)
+        _check(_library().bpf_program__set_autoload(pointer, False), f"program {program}: leave")
+
     def load(self) -> None:
         """Creates the maps, verifies and loads the program.
 
         Raises BpfError with the end of the verifier's log.
         """
         _messages.clear()
-        result = _library().bpf_object__load(self._pointer)
+        with uninterrupted():  # as above
+            result = _library().bpf_object__load(self._pointer)
         if result < 0:
             detail = "" if result == -errno.EPERM else _tail()
             raise _failed("loading the BPF program", -result, detail)
@@ -492,6 +514,13 @@ def link_info(fd: int) -> LinkInfo:
 def prog_info(fd: int) -> ProgInfo:
     """What the kernel says of a program."""
     return _info(fd, ProgInfo())
+
+
+def prog_map_ids(fd: int) -> list[int]:
+    """Ids of the maps that a program uses, its constants among them."""
+    ids = (c_uint32 * 64)()
+    info = ProgInfo(nr_map_ids=len(ids), map_ids=ctypes.addressof(ids))
+    return list(ids[: _info(fd, info).nr_map_ids])
 
 
 def prog_by_id(identifier: int) -> int:

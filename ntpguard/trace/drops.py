@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ntpguard.errors import NtpguardError, PermissionNeeded
+from ntpguard.kernel import bpffs
 from ntpguard.trace import btf, program
 
 NTP_PORT: Final = 123
 LINES_PER_SECOND: Final = 50
 POLL_MILLISECONDS: Final = 100
-SO_NETNS_COOKIE: Final = 71
 # linux/capability.h; CAP_SYS_ADMIN includes the others
 CAPABILITIES: Final = {"CAP_BPF": 39, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN: Final = 21
@@ -124,9 +124,7 @@ class _Watch:
 
     def __init__(self, port: int) -> None:
         types = btf.read_types()
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-            cookie = one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-        flags = program.definitions(types, port, int.from_bytes(cookie, "little"))
+        flags = program.definitions(types, port, bpffs.cookie())
         self.reasons = types.enumerators("skb_drop_reason")
         self.bpf = _load(flags)
         self.pending: list[_Drop] = []

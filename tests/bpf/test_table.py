@@ -25,7 +25,16 @@ def program(tmp_path: Path) -> Iterator[libbpf.Object]:
     source = Path(__file__).with_name("hammer.bpf.c")
     made = tmp_path / "hammer.bpf.o"
     include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
-    command = ["clang", "-O2", "-g", "-target", "bpfel", "-mcpu=v3", "-fno-strict-aliasing", include]
+    command = [
+        "clang",
+        "-O2",
+        "-g",
+        "-target",
+        "bpfel",
+        "-mcpu=v3",
+        "-fno-strict-aliasing",
+        include,
+    ]
     subprocess.run([*command, "-c", str(source), "-o", str(made)], check=True)
     constants = abi.Constants(seed=(ctypes.c_uint64 * 2)(*SEED), bucket_mask=BUCKETS - 1)
     with libbpf.Object.open(made) as opened:

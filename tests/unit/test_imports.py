@@ -14,6 +14,7 @@ ORDER = [
     "entries",
     "lifecycle",
     "reading",
+    "health",
     "exporter",
     "trace",
     "cli",

@@ -1,0 +1,84 @@
+"""What status says is wrong, and that it stops saying so."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ntpguard.cli import main
+from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.policy.check import parse_policy
+from tests.bpf.packets import IPV4
+from tests.bpf.test_lifecycle import NAMES, ip, load_time, pytestmark, up, where
+
+__all__ = ["pytestmark", "where"]
+
+
+def status() -> tuple[int, list[str]]:
+    """Exit code and problems, as the command tells them."""
+    done = CliRunner().invoke(main, ["-o", "json", "status"])
+    return done.exit_code, json.loads(done.output)["data"]["problems"] if done.output else []
+
+
+def test_a_mac_address_that_changed_is_a_problem_until_the_next_up(where: Path) -> None:
+    up(where)
+    assert status() == (0, [])
+    ip("link", "set", NAMES[0], "address", "02:00:00:00:00:77")
+    code, (problem,) = status()
+    assert code == 1
+    assert problem.startswith(f"{NAMES[0]}: its MAC address is now 02:00:00:00:00:77")
+    assert problem.endswith(f"run ntpguard up {NAMES[0]}")
+    up(where)
+    assert status() == (0, [])
+    assert bytes(load_time(where, NAMES[0]).mac) == bytes.fromhex("020000000077")
+
+
+def test_a_guarded_interface_that_is_gone_is_a_problem(where: Path) -> None:
+    up(where, *NAMES)
+    ifindex = interfaces.interface(NAMES[1]).ifindex
+    ip("link", "del", NAMES[1])
+    code, (problem,) = status()
+    assert (code, problem.partition(":")[0]) == (1, f"interface {ifindex}")
+
+
+def test_status_is_degraded_while_requests_go_untracked(where: Path) -> None:
+    up(
+        where,
+        policy=parse_policy(
+            'mode = "enforce"\n[sources]\ncapacity = 1024\n[limit]\nrate = "1/hour"\nburst = 1\n'
+        ),
+    )
+    mac = interfaces.interface(NAMES[0]).mac
+    frame = bytes(IPV4.but(destination_mac=mac))
+    head, tail = frame[:26], frame[30:]  # around the source address
+    stop = threading.Event()
+
+    def flood(program: int) -> None:
+        host = 0
+        while not stop.is_set():
+            host += 1
+            packet = head + (0xC6120000 + host).to_bytes(4, "big") + tail
+            # twice: over its limit, so that its slot is not given away
+            for _ in range(2):
+                libbpf.test_run(program, packet)
+
+    own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
+    with maps.descriptor(own / "program") as program:
+        thread = threading.Thread(target=flood, args=(program,))
+        thread.start()
+        try:
+            for _ in range(50):
+                code, problems = status()
+                text = "\n".join(problems)
+                if "go untracked" in text:
+                    break
+        finally:
+            stop.set()
+            thread.join()
+    assert code == 1
+    assert re.search(
+        r"go untracked: in \d+ ms, [1-9]\d* were of more new .*raise sources.cap", text
+    )
+    assert "go untracked" not in "\n".join(status()[1])
