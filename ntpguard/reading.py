@@ -17,7 +17,7 @@ from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.policy.check import read_policy
 from ntpguard.policy.compile import class_rule
-from ntpguard.policy.model import Policy
+from ntpguard.policy.model import ClassPolicy, Policy
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 
 WORDS_PER_BUCKET = abi.size(abi.Bucket) // 8
@@ -293,23 +293,27 @@ class Running:
         own = policy.classes[class_index]
         if self.mode() == Mode.OFF:
             return "passes: mode is off"
-        if entry:
-            verb = "dropped" if entry.action == Action.BLOCK else "passes"
-            return f"{verb}: live entry {entry.prefix} is {entry.action.word}"
-        if own.action == "block":
-            return f"dropped: class {own.name} is blocked"
-        if own.action == "exempt":
-            return f"passes: class {own.name} is exempt"
-        limit = class_rule(own).limit
-        units = limit.burst_tolerance >> abi.GCRA_TAT_SHIFT
-        wait = one.tat_ahead_seconds - (units << abi.GCRA_UNIT_SHIFT) / 1e9 if one else 0
-        if wait <= 0:
-            return f"passes: within {own.rate} burst {own.burst}"
-        observing = self.mode() == Mode.OBSERVE or own.mode == "observe"
-        what = f"excess for {wait:.1f} s more: 1 in {1 / float(own.leak):.0f} passes, the rest " + (
-            "is dropped: deaf" if one and one.deaf else "is kissed or dropped"
-        )
-        return f"passes: mode is observe; else {what}" if observing else what
+        what = _next(own, one, entry)
+        canary = own.mode == "observe" and not (entry and entry.action == Action.BLOCK)
+        if what.startswith("passes") or not (self.mode() == Mode.OBSERVE or canary):
+            return what
+        return f"passes: mode is observe; else {what}"
+
+
+def _next(own: ClassPolicy, one: Source | None, entry: entries.LiveEntry | None) -> str:
+    if entry:
+        verb = "dropped" if entry.action == Action.BLOCK else "passes"
+        return f"{verb}: live entry {entry.prefix} is {entry.action.word}"
+    if own.action == "block":
+        return f"dropped: class {own.name} is blocked"
+    if own.action == "exempt":
+        return f"passes: class {own.name} is exempt"
+    units = class_rule(own).limit.burst_tolerance >> abi.GCRA_TAT_SHIFT
+    wait = one.tat_ahead_seconds - (units << abi.GCRA_UNIT_SHIFT) / 1e9 if one else 0
+    if wait <= 0:
+        return f"passes: within {own.rate} burst {own.burst}"
+    rest = "is dropped: deaf" if one and one.deaf else "is kissed or dropped"
+    return f"excess for {wait:.1f} s more: 1 in {1 / float(own.leak):.0f} passes, the rest {rest}"
 
 
 def total(cpus: Iterable[bytes]) -> bytes:
