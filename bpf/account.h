@@ -24,12 +24,13 @@ SEPARATE int note_offender(const struct packet *packet, __u32 verdict, __u64 now
 {
 	if (!packet)
 		return 0;
-	struct offender *offender = bpf_map_lookup_elem(&offenders, &packet->key);
+	__u64 key = packet->key; /* before Linux 6.2, a key must be on the stack */
+	struct offender *offender = bpf_map_lookup_elem(&offenders, &key);
 
 	if (!offender) {
 		struct offender fresh = {.first_seen_ns = now_ns};
-		bpf_map_update_elem(&offenders, &packet->key, &fresh, BPF_NOEXIST);
-		offender = bpf_map_lookup_elem(&offenders, &packet->key);
+		bpf_map_update_elem(&offenders, &key, &fresh, BPF_NOEXIST);
+		offender = bpf_map_lookup_elem(&offenders, &key);
 		if (!offender)
 			return 0;
 	}

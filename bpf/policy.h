@@ -205,7 +205,8 @@ static __always_inline bool is_class_cached(const struct running *running,
 
 static __always_inline __u32 address_flags(const struct address *address)
 {
-	__u32 *flags = bpf_map_lookup_elem(&addresses, address);
+	struct address key = *address; /* before Linux 6.2, a key must be on the stack */
+	__u32 *flags = bpf_map_lookup_elem(&addresses, &key);
 
 	return flags ? *flags : 0;
 }
