@@ -143,6 +143,7 @@ static __always_inline void ceiling(const struct running *running, __u64 now, bo
 				    struct decision *decision)
 {
 	if (decision->verdict == VERDICT_PASS &&
+	    running->policy->bounds[BOUND_CEILING].limit.emission_interval &&
 	    !grants(running, BOUND_CEILING, now, established ? PRIORITY_HIGH : PRIORITY_LOW))
 		decide(decision, VERDICT_DROP, REASON_CEILING);
 }
@@ -183,9 +184,10 @@ static __always_inline void limit(const struct running *running, const struct re
 		once |= 1ULL << STAT_EXCESS_SHIFT;
 	}
 	ceiling(running, now, AUX_GET(seen, ESTABLISHED), decision);
-	if (admitted == GCRA_CONFORMS && !bites(running->local, BOUND_GATE, now) &&
-	    !bites(running->local, BOUND_CEILING, now))
-		aux = step(aux, running->policy->established_spacing, request->now_ns);
+	if (admitted == GCRA_CONFORMS &&
+	    is_step_due(aux, running->policy->established_spacing, request->now_ns) &&
+	    !bites(running->local, BOUND_GATE, now) && !bites(running->local, BOUND_CEILING, now))
+		aux = step(aux, request->now_ns);
 	__sync_fetch_and_add(&bucket->stat[way], once);
 	/* Another CPU's swap first: it saw this source too, and one KoD is enough. */
 	if (aux != seen && __sync_val_compare_and_swap(&bucket->aux[way], seen, aux) != seen &&

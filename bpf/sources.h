@@ -213,18 +213,19 @@ static __always_inline __u64 mark_clock(__u64 now_ns)
 	return now_ns >> MARK_UNIT_SHIFT & ((1 << AUX_MARK_BITS) - 1);
 }
 
-/* What a conforming request changes: a source that comes again at well-spaced times is established,
- * and stays so whatever it sends later.
- */
-static __always_inline __u64 step(__u64 aux, __u32 spacing, __u64 now_ns)
+/* A source that comes again at well-spaced times is established, and stays so whatever it sends later. */
+static __always_inline bool is_step_due(__u64 aux, __u32 spacing, __u64 now_ns)
 {
-	__u64 mark = mark_clock(now_ns);
-	__u64 elapsed = (mark - AUX_GET(aux, MARK)) & ((1 << AUX_MARK_BITS) - 1);
+	__u64 elapsed = (mark_clock(now_ns) - AUX_GET(aux, MARK)) & ((1 << AUX_MARK_BITS) - 1);
 
-	if (AUX_GET(aux, ESTABLISHED) || elapsed < spacing)
-		return aux;
+	return elapsed >= spacing && !AUX_GET(aux, ESTABLISHED);
+}
+
+static __always_inline __u64 step(__u64 aux, __u64 now_ns)
+{
 	__u64 steps = AUX_GET(aux, STEPS) + 1;
-	aux = AUX_SET(AUX_SET(aux, STEPS, steps), MARK, mark);
+
+	aux = AUX_SET(AUX_SET(aux, STEPS, steps), MARK, mark_clock(now_ns));
 	return AUX_SET(aux, ESTABLISHED, steps == ESTABLISHED_STEPS);
 }
 
