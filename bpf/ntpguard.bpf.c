@@ -21,22 +21,6 @@ struct inputs inputs;
 /* A function that the verifier checks by itself, once, and not in every state of its callers. */
 #define SEPARATE __attribute__((noinline))
 
-#include "packet.h"
-#include "gcra.h"
-#include "bounds.h"
-#include "sources.h"
-#include "policy.h"
-#include "kod.h"
-#include "account.h"
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, NTPGUARD_LEAK_SHARDS);
-	__type(key, __u32);
-	__type(value, __u64);
-} leak SEC(".maps");
-
 static __always_inline __u64 clock_ns(void)
 {
 	return constants.test ? *(volatile __u64 *)&inputs.clock_ns : bpf_ktime_get_coarse_ns();
@@ -47,156 +31,14 @@ static __always_inline __u32 chance(void)
 	return constants.test ? *(volatile __u32 *)&inputs.chance : bpf_get_prandom_u32();
 }
 
-static __always_inline void decide(struct decision *decision, __u32 verdict, __u32 reason)
-{
-	decision->verdict = verdict;
-	decision->reason = reason;
-}
-
-/* One request on its way through the limit. */
-struct request {
-	const struct packet *packet;
-	const struct class_rule *rule;
-	__u64 hash; /* of its source's key */
-	__u64 now_ns;
-	__u64 now; /* gcra units << GCRA_TAT_SHIFT */
-	__u32 class;
-};
-
-static __always_inline bool grants(const struct running *running, __u32 bound, __u64 now,
-				   __u32 priority)
-{
-	return bound_grants(&running->shared->bounds[bound].word, &running->local->shares[bound],
-			    &running->policy->bounds[bound], now, priority);
-}
-
-/* A share of excess is answered anyway, so that who is spoofed is never silenced (CVE-2015-7705). Each of
- * the shards has its own budget: one flood empties one.
- */
-static __always_inline bool leaks(const struct running *running, const struct request *request)
-{
-	if (chance() > request->rule->leak)
-		return false;
-	__u32 shard = request->hash >> 32 & (NTPGUARD_LEAK_SHARDS - 1);
-	__u64 *tat = bpf_map_lookup_elem(&leak, &shard);
-	return tat && gcra(tat, 0, &running->policy->leak_shard, request->now) == GCRA_CONFORMS;
-}
-
-/* Sources without a slot share one limit: never unlimited, never silenced. */
-static __always_inline void untracked(const struct running *running, const struct request *request,
-				      struct decision *decision)
-{
-	if (grants(running, BOUND_NEWCOMERS, request->now, PRIORITY_HIGH))
-		decide(decision, VERDICT_PASS, REASON_UNTRACKED);
-	else if (leaks(running, request))
-		decide(decision, VERDICT_PASS, REASON_LEAK);
-	else
-		decide(decision, VERDICT_DROP, REASON_UNTRACKED);
-}
-
-/* Leaked, else kissed, else dropped. Returns what the source's aux word becomes. */
-static __always_inline __u64 excess(const struct running *running, const struct request *request,
-				    __u64 aux, struct decision *decision)
-{
-	const struct policy *policy = running->policy;
-	__u16 now_kod = kod_clock(request->now_ns);
-	bool due = kod_due(&aux, policy, now_kod);
-
-	if (is_blocked_by_signature(policy, request->packet, policy->signatures_always,
-				    policy->signatures)) {
-		decide(decision, VERDICT_DROP, REASON_SIGNATURE);
-	} else if (leaks(running, request)) {
-		decide(decision, VERDICT_PASS, REASON_LEAK);
-	} else if (due && request->rule->flags & CLASS_KOD && is_kissable(request->packet) &&
-		   grants(running, BOUND_KOD, request->now, PRIORITY_HIGH)) {
-		decide(decision, VERDICT_KOD, REASON_LIMIT);
-		aux = kod_sent(aux, now_kod);
-	} else {
-		decide(decision, VERDICT_DROP, REASON_LIMIT);
-	}
-	return aux;
-}
-
-/* Gives a new source a slot, unless there are too many of them: a flood of forged sources shall not
- * wash the others out of the table.
- */
-static __always_inline __u32 admit_newcomer(const struct running *running,
-					    const struct request *request, const struct slot *slot,
-					    __u64 aux)
-{
-	struct newcomer newcomer = {
-		.key = request->packet->key,
-		.owner = slot->owner,
-		.aux = AUX_SET(aux, MARK, mark_clock(request->now_ns)),
-		.now = request->now,
-		.interval = request->rule->limit.emission_interval,
-	};
-
-	if (grants(running, BOUND_GATE, request->now, PRIORITY_HIGH))
-		return source_insert(slot->bucket, &newcomer);
-	count_gated();
-	return NO_WAY;
-}
-
-/* The daemon has only so much to do, for established sources first. */
-static __always_inline void ceiling(const struct running *running, __u64 now, bool established,
-				    struct decision *decision)
-{
-	if (decision->verdict == VERDICT_PASS &&
-	    running->policy->bounds[BOUND_CEILING].limit.emission_interval &&
-	    !grants(running, BOUND_CEILING, now, established ? PRIORITY_HIGH : PRIORITY_LOW))
-		decide(decision, VERDICT_DROP, REASON_CEILING);
-}
-
-static __always_inline void limit(const struct running *running, const struct request *request,
-				  const struct slot *slot, struct decision *decision)
-{
-	struct bucket *bucket = slot->bucket;
-	__u64 now = request->now;
-	if (!bucket) /* a request has one; the verifier does not know */
-		return;
-	__u64 class = AUX_SET(AUX_SET(0, CLASS, request->class), GENERATION, running->generation);
-	int admitted = GCRA_LOST;
-	__u32 way = slot->way;
-
-	if (way < NTPGUARD_WAYS) {
-		admitted = gcra(&bucket->gcra[bound_way(way)], slot->owner, &request->rule->limit,
-				now);
-	} else if (way == NO_WAY) {
-		way = admit_newcomer(running, request, slot, class);
-		admitted = GCRA_CONFORMS;
-	}
-	if (way >= NTPGUARD_WAYS || admitted == GCRA_LOST) {
-		untracked(running, request, decision);
-		ceiling(running, now, false, decision);
-		return;
-	}
-	way = bound_way(way);
-
-	__u64 seen = load(&bucket->aux[way]);
-	__u64 aux = AUX_SET(AUX_SET(seen, CLASS, request->class), GENERATION, running->generation);
-	__u64 once = 1ULL << STAT_REQUESTS_SHIFT;
-	if (admitted == GCRA_CONFORMS) {
-		decide(decision, VERDICT_PASS, REASON_CONFORM);
-		aux = AUX_SET(aux, EXCESS, 0);
-	} else {
-		aux = excess(running, request, aux, decision);
-		once |= 1ULL << STAT_EXCESS_SHIFT;
-	}
-	ceiling(running, now, AUX_GET(seen, ESTABLISHED), decision);
-	if (admitted == GCRA_CONFORMS &&
-	    is_step_due(aux, running->policy->established_spacing, request->now_ns) &&
-	    !bites(running->local, BOUND_GATE, now) && !bites(running->local, BOUND_CEILING, now))
-		aux = step(aux, request->now_ns);
-	__sync_fetch_and_add(&bucket->stat[way], once);
-	/* Another CPU's swap first: it saw this source too, and one KoD is enough. */
-	if (aux != seen && __sync_val_compare_and_swap(&bucket->aux[way], seen, aux) != seen &&
-	    decision->verdict == VERDICT_KOD)
-		decide(decision, VERDICT_DROP, REASON_LIMIT);
-	if (admitted == GCRA_EXCESS &&
-	    (AUX_GET(aux, EXCESS) == 1 || chance() % OFFENDER_SAMPLE == 0))
-		note_offender(request->packet, decision->verdict, request->now_ns);
-}
+#include "packet.h"
+#include "gcra.h"
+#include "bounds.h"
+#include "sources.h"
+#include "policy.h"
+#include "kod.h"
+#include "account.h"
+#include "limit.h"
 
 static __always_inline bool is_request(const struct packet *packet)
 {
