@@ -56,6 +56,12 @@ static __always_inline __u32 classify(const struct running *running, const struc
 	return value_by_prefix(running, packet) & (NTPGUARD_CLASSES - 1);
 }
 
+/* A CPU's own; emission_interval 0 is no bound. */
+static __always_inline bool has_budget(__u64 *tat, const struct limit *limit, __u64 now)
+{
+	return !limit->emission_interval || gcra(tat, 0, limit, now) == GCRA_CONFORMS;
+}
+
 /* Answers to this host's own client are never charged to their source (CVE-2016-7426), and a flood of
  * them is no way around: those of no upstream share a budget.
  */
@@ -63,8 +69,7 @@ static __always_inline void answer(const struct running *running, const struct p
 				   __u64 now, struct decision *decision)
 {
 	bool pass = is_upstream(running, packet) ||
-		    gcra(&running->local->answers_tat, 0, &running->policy->answers, now) ==
-			    GCRA_CONFORMS;
+		    has_budget(&running->local->answers_tat, &running->policy->answers, now);
 
 	decide(decision, pass ? VERDICT_PASS : VERDICT_DROP, REASON_ANSWER);
 }
@@ -118,7 +123,7 @@ static __always_inline __u8 judge_ntp(const struct running *running, const struc
 /* What hides its ports may be anything, NTP too: a small budget of it passes. */
 static __always_inline void odd(const struct running *running, __u64 now, struct decision *decision)
 {
-	bool pass = gcra(&running->local->odd_tat, 0, &running->policy->odd, now) == GCRA_CONFORMS;
+	bool pass = has_budget(&running->local->odd_tat, &running->policy->odd, now);
 
 	decide(decision, pass ? VERDICT_PASS : VERDICT_DROP, REASON_ODD);
 }

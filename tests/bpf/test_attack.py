@@ -60,6 +60,13 @@ def test_answers_of_an_upstream_pass_while_a_flood_of_others_is_dropped(one: Gua
     assert verdicts(one, IPV6.but(payload=ntp(mode=4)), 50) == {Verdict.DROP: 50}
 
 
+def test_a_budget_that_is_lifted_is_lifted_at_once(one: Guard) -> None:
+    one.set_rules(rule(), answers=limit(0.01, 1))
+    assert verdicts(one, ANSWER, 2) == {Verdict.PASS: 1, Verdict.DROP: 1}
+    one.set_rules(rule(), answers=abi.Limit())
+    assert verdicts(one, ANSWER, 9) == {Verdict.PASS: 9}
+
+
 def test_fragments_and_header_chains_share_a_small_budget(one: Guard) -> None:
     one.set_rules(rule(), odd=limit(10, 5))
     chain = IPV6.but(extensions=((60, bytes([0, 1, 4, 0, 0, 0, 0])),) * 9)
