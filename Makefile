@@ -56,7 +56,7 @@ build: setup
 	ls dist
 
 bench: setup
-	tests/private $(PYTHON) -m pytest tests/bench
+	NTPGUARD_BENCH=1 tests/private $(PYTHON) -m pytest -s tests/bench
 
 clean:
 	rm -rf build dist $(VENV) ntpguard/ntpguard.bpf.o .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ import click
 
 from ntpguard import __version__
 from ntpguard.cli import life, limits, policies, sources, watch
-from ntpguard.cli.output import Context
+from ntpguard.cli.output import Context, wants_color
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
 
@@ -60,7 +60,15 @@ class Group(click.Group):
     help="Format of what goes to stdout.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No messages but warnings and errors.")
-@click.option("-v", "--verbose", is_flag=True, help="More in tables.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="More lines in status and show, more columns in top."
+)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Colour modes, verdicts and problems; auto: on a terminal, unless NO_COLOR is set.",
+)
 @click.option(
     "--bpffs",
     "bpffs_option",
@@ -70,14 +78,20 @@ class Group(click.Group):
 @click.version_option(__version__, prog_name="ntpguard")
 @click.pass_context
 def main(
-    context: click.Context, output: str, quiet: bool, verbose: bool, bpffs_option: Path | None
+    context: click.Context,
+    output: str,
+    quiet: bool,
+    verbose: bool,
+    color: str,
+    bpffs_option: Path | None,
 ) -> None:
     """Limit what each client may ask of this NTP server, in front of it, in XDP.
 
     Excess requests become RATE Kiss-o'-Death replies or are dropped, before they cost a socket.
     Enforcement stays when the command returns.
     """
-    context.obj = Context(output, quiet, verbose, bpffs.directory(bpffs_option))
+    where = bpffs.directory(bpffs_option)
+    context.obj = Context(output, quiet, verbose, where, wants_color(color))
 
 
 for command in (

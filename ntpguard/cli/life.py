@@ -1,7 +1,9 @@
 """up, down, status, mode."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -80,51 +82,76 @@ def status(click_context: click.Context, brief: bool) -> None:
     context: Context = click_context.obj
     with reading.open_running(context.bpffs) as guard:
         first = health.untracked(guard)
+        counts = guard.counts()
+        data = _status(guard, counts)
         policy = guard.policy()
-        document = guard.document()
-        totals = guard.counts().verdicts()
-        held = guard.sources_held()
-        table = guard.table_counters()
-        mode = guard.mode()
-        attached = guard.interfaces()
-        differs = guard.differs_from_file()
         problems = health.problems(guard, context.bpffs, first)
-        data = {
-            "healthy": not problems,
-            "problems": problems,
-            "interfaces": [dataclasses.asdict(one) for one in attached],
-            "mode": mode.word,
-            "policy": {
-                "file": document["file"],
-                "applied": document["applied"],
-                "revision": guard.revision(),
-                "differs_from_file": differs,
-            },
-            "packets": {one.word: totals[one] for one in Verdict},
-            "sources": {
-                "held": {one.word: held[one] for one in Family},
-                "capacity": guard.capacity,
-                "found_bucket_full": table["full"],
-                "lost_race": table["lost"],
-                "gated": table["gated"],
-            },
-        }
-    where = ", ".join(f"{one.name} ({one.xdp})" for one in attached) or "nowhere"
-    verdicts = ", ".join(f"{one.word} {totals[one]}" for one in Verdict)
+    data = {"healthy": not problems, "problems": problems, **data}
+    paint = context.paint
+    mode = paint(data["mode"])
+    where = ", ".join(f"{one['name']} ({one['xdp']})" for one in data["interfaces"]) or "nowhere"
+    verdicts = ", ".join(f"{paint(word)} {count}" for word, count in data["packets"].items())
+    default, applied, sources = policy.classes[0], data["policy"], data["sources"]
+    differs = ", running differs from the file" if applied["differs_from_file"] else ""
     lines = [
         f"attached   {where}",
-        f"mode       {mode.word}",
-        f"policy     {document['file'] or 'built-in'}, revision {data['policy']['revision']}"  # type: ignore[index]
-        + (", running differs from the file" if differs else ""),
-        f"limit      {policy.classes[0].rate} burst {policy.classes[0].burst}, "
+        f"mode       {mode}",
+        f"policy     {applied['file'] or 'built-in'}, revision {applied['revision']}{differs}",
+        f"limit      {default.rate} burst {default.burst}, "
         f"{len(policy.classes) - 1} classes besides",
         f"packets    {verdicts}",
-        f"sources    {sum(held.values())} of {data['sources']['capacity']}",  # type: ignore[index]
-        *(f"problem    {problem}" for problem in problems),
+        f"sources    {sum(sources['held'].values())} of {sources['capacity']}",
     ]
-    state = "degraded" if problems else "ok"
-    context.emit(data, [f"{state}: {mode.word} on {where}; {verdicts}"] if brief else lines)
+    if context.verbose:
+        lines += [
+            f"applied    {applied['applied']}",
+            f"ports      {', '.join(map(str, policy.ports))}",
+            *_reasons("reasons", counts.happened),
+            *_reasons("observed", counts.observed),
+            f"table      {sources['gated']} came with too many others, "
+            f"{sources['found_bucket_full']} found no room, {sources['lost_race']} lost a race for it",
+        ]
+    lines += [f"{paint('problem')}    {problem}" for problem in problems]
+    state = paint("degraded" if problems else "ok")
+    context.emit(data, [f"{state}: {mode} on {where}; {verdicts}"] if brief else lines)
     click_context.exit(1 if problems else 0)
+
+
+def _status(guard: reading.Running, counts: reading.Counts) -> dict[str, Any]:
+    document, table = guard.document(), guard.table_counters()
+    totals, held = counts.verdicts(), guard.sources_held()
+    return {
+        "interfaces": [dataclasses.asdict(one) for one in guard.interfaces()],
+        "mode": guard.mode().word,
+        "policy": {
+            "file": document["file"],
+            "applied": document["applied"],
+            "revision": guard.revision(),
+            "differs_from_file": guard.differs_from_file(),
+        },
+        "packets": {one.word: totals[one] for one in Verdict},
+        "sources": {
+            "held": {one.word: held[one] for one in Family},
+            "capacity": guard.capacity,
+            "found_bucket_full": table["full"],
+            "lost_race": table["lost"],
+            "gated": table["gated"],
+        },
+    }
+
+
+def _reasons(title: str, cells: list[reading.Cell]) -> list[str]:
+    """Packets by verdict and reason, a line for each verdict there is."""
+    lines = []
+    for verdict in Verdict:
+        sums: Counter[str] = Counter()
+        for cell in cells:
+            if cell.verdict == verdict:
+                sums[cell.reason.word] += cell.packets
+        if sums:
+            parts = ", ".join(f"{reason} {count}" for reason, count in sums.most_common())
+            lines.append(f"{title:11}{verdict.word}: {parts}")
+    return lines
 
 
 @click.command(epilog="Example: ntpguard mode observe")
@@ -134,4 +161,7 @@ def mode(context: Context, word: str) -> None:
     """Change the mode, live: the policy file stays as it is."""
     with running.writing(context.bpffs) as descriptors:
         before = running.set_mode(descriptors, Mode(Mode.of(word)))
-    context.emit({"before": before, "mode": word}, [f"mode: {before} -> {word}"])
+    context.emit(
+        {"before": before, "mode": word},
+        [f"mode: {context.paint(before)} -> {context.paint(word)}"],
+    )

@@ -1,6 +1,8 @@
 """What commands print: data on stdout as a table or JSON, messages on stderr."""
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +12,18 @@ from typing import Any
 import click
 
 SCHEMA = 1
+COLORS = {
+    **dict.fromkeys(("ok", "pass", "enforce"), "green"),
+    **dict.fromkeys(("kod", "observe"), "yellow"),
+    **dict.fromkeys(("problem", "degraded", "drop", "off"), "red"),
+}
+
+
+def wants_color(choice: str) -> bool:
+    """Whether stdout is to be coloured; a choice made on the command line goes before NO_COLOR."""
+    if choice != "auto":
+        return choice == "always"
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,11 @@ class Context:
     quiet: bool
     verbose: bool
     bpffs: Path
+    color: bool = False
+
+    def paint(self, word: str) -> str:
+        """A word that says how things stand (a mode, a verdict), in its colour if there is any."""
+        return click.style(word, fg=COLORS[word]) if self.color else word
 
     def message(self, text: str) -> None:
         """To people, on stderr; not with -q."""
@@ -34,7 +53,7 @@ class Context:
         """`data` in the machine formats, the lines of `table` for people."""
         if self.output == "table":
             for line in table:
-                click.echo(line)
+                click.echo(line, color=self.color)
         elif self.output == "ndjson":
             for one in data if isinstance(data, list) else [data]:
                 click.echo(json.dumps(envelope(one), ensure_ascii=False))

@@ -40,11 +40,17 @@ def top(context: Context, count: int, sort: str) -> None:
         policy = guard.policy()
         found = guard.top(count, sort)
     data = [_data(one, policy) for one in found]
-    rows = [
-        (one.source, one.requests, one.excess, letter(one), own["class"] or "-")
+    header = ["SOURCE", "REQUESTS", "EXCESS", "R", "CLASS"]
+    rows: list[list[object]] = [
+        [one.source, one.requests, one.excess, letter(one), own["class"] or "-"]
         for one, own in zip(found, data, strict=True)
     ]
-    context.emit(data, columns(("SOURCE", "REQUESTS", "EXCESS", "R", "CLASS"), rows))
+    if context.verbose:
+        header += ["SINCE PASS", "UNHEEDED", "DEAF", "TAT AHEAD"]
+        for row, one in zip(rows, found, strict=True):
+            deaf = "yes" if one.deaf else "no"
+            row += [one.excess_since_pass, one.unheeded, deaf, f"{one.tat_ahead_seconds:.1f} s"]
+    context.emit(data, columns(header, rows))
 
 
 @click.command(epilog="Example: ntpguard show 203.0.113.7")
@@ -87,6 +93,11 @@ def show(context: Context, source: str) -> None:
             + (", established" if one.established else ""),
             f"kod        {one.unheeded} not heeded" + (", deaf" if one.deaf else ""),
         ]
+        if context.verbose:
+            lines += [
+                f"since pass {one.excess_since_pass} excess",
+                f"tat        {one.tat_ahead_seconds:.1f} s ahead",
+            ]
     else:
         lines.append("requests   none seen, or forgotten")
     context.emit(data, [*lines, f"next       {following}"])

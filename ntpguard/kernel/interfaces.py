@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-
 from ntpguard.errors import NtpguardError, UsageError
 
 ARPHRD_ETHER = 1
@@ -34,6 +32,13 @@ class Interface:
     driver: str
     xdp: str
     program_id: int | None
+
+
+def _netlink() -> Any:
+    # imported when needed: it takes longer than most commands
+    from pyroute2 import IPRoute
+
+    return IPRoute()
 
 
 def _interface(message: Any) -> Interface:
@@ -58,7 +63,7 @@ def _interface(message: Any) -> Interface:
 
 def interfaces() -> list[Interface]:
     """Every interface of this network namespace."""
-    with IPRoute() as netlink:
+    with _netlink() as netlink:
         return [_interface(message) for message in netlink.get_links()]
 
 
@@ -76,7 +81,7 @@ def interface(name: str) -> Interface:
 
 def local_addresses() -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """Every unicast address of this host."""
-    with IPRoute() as netlink:
+    with _netlink() as netlink:
         texts = [
             message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             for message in netlink.get_addr()

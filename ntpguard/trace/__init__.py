@@ -1,5 +1,5 @@
 """Which NTP packets the stack dropped after the guard had passed them, and why; live, with bcc."""
 
-from ntpguard.trace.drops import run
+from ntpguard.trace.drops import HIDDEN, Cause, Drop, addresses_hidden, run, watch
 
-__all__ = ["run"]
+__all__ = ["HIDDEN", "Cause", "Drop", "addresses_hidden", "run", "watch"]

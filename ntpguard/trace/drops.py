@@ -10,7 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +30,32 @@ IPV4_PROTOCOL: Final = socket.htons(0x0800)
 REASON_PREFIX: Final = "SKB_DROP_REASON_"
 LINE: Final = "{:12}  {:39}  {:>5}  {:15}  {:20}  {}"
 SUM: Final = "{:>10}  {:15}  {:20}  {}"
+
+
+KALLSYMS: Final = Path("/proc/kallsyms")
+HIDDEN: Final = (
+    "kernel addresses are hidden (kernel.kptr_restrict is 2): functions have no names, and what "
+    "the guard drops in skb mode shows as the stack's: try sysctl -w kernel.kptr_restrict=1"
+)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Where and why; reason is Linux's name, None where the kernel gives none."""
+
+    interface: str
+    reason: str | None
+    function: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One request that the stack dropped."""
+
+    time: datetime
+    source: str
+    port: int
+    cause: Cause
 
 
 class _Cause(ctypes.Structure):
@@ -105,12 +133,17 @@ def _require_capabilities() -> None:
         )
 
 
+def _require_bcc() -> None:
+    try:
+        import bcc  # noqa: F401
+    except ImportError:
+        raise NtpguardError("trace needs bcc: try apt-get install python3-bpfcc") from None
+
+
 def _load(flags: list[str]) -> Any:
     """The program, compiled by bcc and attached."""
-    try:
-        from bcc import BPF
-    except ImportError:
-        raise NtpguardError("trace needs bcc: try apt install python3-bpfcc") from None
+    from bcc import BPF
+
     _require_capabilities()
     try:
         with _headers():
@@ -123,6 +156,7 @@ class _Watch:
     """A loaded program, and what has come out of it."""
 
     def __init__(self, port: int) -> None:
+        _require_bcc()
         types = btf.read_types()
         flags = program.definitions(types, port, bpffs.cookie())
         self.reasons = types.enumerators("skb_drop_reason")
@@ -135,88 +169,111 @@ class _Watch:
         ctypes.memmove(ctypes.byref(copy), data, ctypes.sizeof(copy))
         self.pending.append(copy)
 
-    def reason(self, cause: _Cause) -> str:
-        """Linux's name for the reason; "-" where the kernel gives none."""
-        name = self.reasons.get(cause.reason)
-        if name is None:
-            return f"{cause.reason:#x}" if cause.reason else "-"
-        return name.removeprefix(REASON_PREFIX)
-
-    def where(self, cause: _Cause) -> str:
-        """The kernel function that dropped."""
-        return str(self.bpf.ksym(cause.location).decode())
-
-    def by_the_guard(self, cause: _Cause) -> bool:
-        """In skb mode it is the stack that drops for XDP: that packet was never passed."""
-        return self.reason(cause) == "XDP" or "_xdp" in self.where(cause)
+    def cause(self, raw: _Cause) -> Cause:
+        """A cause in the kernel's words."""
+        name = self.reasons.get(raw.reason)
+        if name is not None:
+            name = name.removeprefix(REASON_PREFIX)
+        elif raw.reason:
+            name = f"{raw.reason:#x}"
+        return Cause(_interface(raw.interface), name, self.bpf.ksym(raw.location).decode())
 
     def refill(self) -> None:
         """Allows another second's worth of lines."""
         self.bpf["budget"][ctypes.c_int(0)] = ctypes.c_longlong(LINES_PER_SECOND)
 
-    def take(self) -> list[_Drop]:
+    def take(self) -> list[Drop]:
         """The drops since the last call, waited for a moment."""
         self.bpf.ring_buffer_poll(POLL_MILLISECONDS)
         taken, self.pending = self.pending, []
         kept = []
         for drop in taken:
-            if self.by_the_guard(drop.cause):
+            cause = self.cause(drop.cause)
+            if _by_the_guard(cause):
                 ignored = ctypes.c_ulonglong(drop.cause.location)
                 self.bpf["ignored"][ignored] = ctypes.c_ubyte(1)
             else:
-                kept.append(drop)
+                now = datetime.now(UTC)
+                kept.append(Drop(now, _source(drop), socket.ntohs(drop.port), cause))
         return kept
 
-    def line(self, drop: _Drop) -> str:
-        """One drop, as a line of the table."""
-        return LINE.format(
-            datetime.now().strftime("%H:%M:%S.%f")[:12],
-            _source(drop),
-            socket.ntohs(drop.port),
-            _interface(drop.cause.interface),
-            self.reason(drop.cause),
-            self.where(drop.cause),
-        )
-
-    def sums(self) -> Counter[tuple[str, str, str]]:
-        """(interface, reason, function) -> drops, exact."""
-        sums: Counter[tuple[str, str, str]] = Counter()
+    def sums(self) -> Counter[Cause]:
+        """Cause -> drops, exact."""
+        sums: Counter[Cause] = Counter()
         for key, count in self.bpf["causes"].items():
-            cause = _Cause(key.location, key.reason, key.interface)
-            if not self.by_the_guard(cause):
-                key = (_interface(cause.interface), self.reason(cause), self.where(cause))
-                sums[key] += count.value
+            cause = self.cause(_Cause(key.location, key.reason, key.interface))
+            if not _by_the_guard(cause):
+                sums[cause] += count.value
         return sums
 
 
-def run(seconds: float | None, echo: Callable[[str], None], *, port: int = NTP_PORT) -> None:
-    """Echoes NTP requests that the stack dropped after the guard passed them, and why, until
-    `seconds` have passed, SIGINT or SIGTERM; then their sum by interface, reason and function.
+def _by_the_guard(cause: Cause) -> bool:
+    """In skb mode it is the stack that drops for XDP: that packet was never passed."""
+    return cause.reason == "XDP" or "_xdp" in cause.function
 
-    Only packets received in this network namespace. At most 50 lines a second; the sum is exact.
-    Raises NtpguardError where bcc or the kernel's BTF is missing, PermissionNeeded without root.
+
+def addresses_hidden(symbols: Path = KALLSYMS) -> bool:
+    """Whether the kernel shows 0 for every address (kernel.kptr_restrict = 2)."""
+    try:
+        with symbols.open(encoding="ascii", errors="replace") as lines:
+            # the first symbols of a kernel can truly be at 0
+            return not any(int(line.split()[0], 16) for line in islice(lines, 1000))
+    except OSError:
+        return True
+
+
+def watch(
+    seconds: float | None,
+    show: Callable[[Drop], None],
+    *,
+    port: int = NTP_PORT,
+    ready: Callable[[], None] = lambda: None,
+) -> Counter[Cause]:
+    """Shows NTP requests that the stack dropped after the guard passed them, until `seconds` have
+    passed, SIGINT or SIGTERM. Returns how many were dropped, by cause.
+
+    Only packets received in this network namespace. At most 50 are shown in a second; the sum is
+    exact. `ready` is called once drops are seen. Raises NtpguardError where bcc or the kernel's BTF
+    is missing, PermissionNeeded without root.
     """
-    watch = _Watch(port)
+    watched = _Watch(port)
     end = None if seconds is None else time.monotonic() + seconds
-    shown, refill, last = 0, 0.0, False
+    refill, last = 0.0, False
     try:
         with _stop() as signals:
-            watch.refill()  # before the header: who reads it may send at once
-            echo(LINE.format("TIME", "SOURCE", "PORT", "INTERFACE", "REASON", "WHERE"))
+            watched.refill()  # before ready: who hears it may send at once
+            ready()
             while not last:
                 # once more after the end, for what is still on its way
                 last = bool(signals) or (end is not None and time.monotonic() >= end)
                 if time.monotonic() >= refill:
-                    watch.refill()
+                    watched.refill()
                     refill = time.monotonic() + 1
-                for drop in watch.take():
-                    shown += 1
-                    echo(watch.line(drop))
-        sums = watch.sums()
+                for drop in watched.take():
+                    show(drop)
+        return watched.sums()
     finally:
-        watch.bpf.cleanup()
+        watched.bpf.cleanup()
+
+
+def run(seconds: float | None, echo: Callable[[str], None], *, port: int = NTP_PORT) -> None:
+    """As watch(), for people: a line for each drop shown, then the sum."""
+    shown = 0
+
+    def show(drop: Drop) -> None:
+        nonlocal shown
+        shown += 1
+        when = drop.time.astimezone().strftime("%H:%M:%S.%f")[:12]
+        cause = drop.cause
+        reason = cause.reason or "-"
+        echo(LINE.format(when, drop.source, drop.port, cause.interface, reason, cause.function))
+
+    def header() -> None:
+        echo(LINE.format("TIME", "SOURCE", "PORT", "INTERFACE", "REASON", "WHERE"))
+
+    sums = watch(seconds, show, port=port, ready=header)
     echo("")
     echo(SUM.format("DROPPED", "INTERFACE", "REASON", "WHERE"))
-    for (interface, reason, where), count in sums.most_common():
-        echo(SUM.format(count, interface, reason, where))
+    for cause, count in sums.most_common():
+        echo(SUM.format(count, cause.interface, cause.reason or "-", cause.function))
     echo(f"{sums.total():>10}  in total, {shown} of them shown above")

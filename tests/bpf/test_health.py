@@ -5,6 +5,7 @@ import re
 import threading
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from ntpguard.cli import main
@@ -82,3 +83,23 @@ def test_status_is_degraded_while_requests_go_untracked(where: Path) -> None:
         r"go untracked: in \d+ ms, [1-9]\d* were of more new .*raise sources.cap", text
     )
     assert "go untracked" not in "\n".join(status()[1])
+
+
+def test_verbose_tells_more_and_colours_are_on_words_alone(where: Path) -> None:
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(main, list(arguments), color=True)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    up(where)
+    own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
+    frame = bytes(IPV4.but(destination_mac=interfaces.interface(NAMES[0]).mac))
+    with maps.descriptor(own / "program") as program:
+        libbpf.test_run(program, frame)
+    plain, more, colored = run("status"), run("-v", "status"), run("--color", "always", "status")
+    assert "reasons    pass: conform 1" in more and "ports      123" in more
+    assert set(plain.splitlines()) < set(more.splitlines())
+    assert "mode       \x1b[32menforce\x1b[0m" in colored
+    assert click.unstyle(colored) == plain
+    assert "TAT AHEAD" in run("-v", "top") and "TAT AHEAD" not in run("top")
+    assert "s ahead" in run("-v", "show", IPV4.source)

@@ -1,6 +1,9 @@
 """The command line, as far as it goes without a kernel."""
 
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from ntpguard.cli import main
-from ntpguard.cli.output import columns
+from ntpguard.cli.output import Context, columns, wants_color
+from ntpguard.errors import NtpguardError
+from ntpguard.trace import addresses_hidden, watch
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -99,3 +104,53 @@ def test_the_installed_command_starts() -> None:
         check=True,
     )
     assert done.stdout == "ntpguard, version 0.1.0\n"
+
+
+def test_ctrl_c_while_the_command_is_still_being_imported_leaves_no_traceback() -> None:
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("ntpguard"), "status"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if line.endswith(" ntpguard.errors\n"):  # the first of many
+            break
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait() == -signal.SIGINT
+
+
+def test_words_have_a_colour_only_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    colored = Context("table", False, False, Path(), color=True)
+    assert colored.paint("drop") == "\x1b[31mdrop\x1b[0m"
+    assert Context("table", False, False, Path()).paint("drop") == "drop"
+    assert (wants_color("always"), wants_color("auto"), wants_color("never")) == (
+        True,
+        False,
+        False,
+    )
+    outer, inner = pty.openpty()
+    with os.fdopen(outer), os.fdopen(inner, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert (wants_color("auto"), wants_color("never")) == (True, False)
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert (wants_color("auto"), wants_color("always")) == (False, True)
+
+
+def test_trace_without_bcc_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bcc", None)
+    with pytest.raises(
+        NtpguardError, match=r"^trace needs bcc: try apt-get install python3-bpfcc$"
+    ):
+        watch(0.1, lambda drop: None)
+
+
+def test_hidden_kernel_addresses_are_noticed(tmp_path: Path) -> None:
+    symbols = tmp_path / "kallsyms"
+    symbols.write_text("0000000000000000 A fixed_percpu_data\n0000000000000000 T _text\n")
+    assert addresses_hidden(symbols)
+    symbols.write_text("0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n")
+    assert not addresses_hidden(symbols)

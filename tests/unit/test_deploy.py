@@ -73,5 +73,5 @@ def test_every_command_in_the_readme_exists() -> None:
 
 def test_the_readme_names_the_make_targets_that_there_are() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"make (demo|test|setup|build)", README):
+    for target in re.findall(r"make (demo|test|setup|build|bench)", README):
         assert re.search(rf"^{target}:", makefile, re.M)

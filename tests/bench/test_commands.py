@@ -1,0 +1,124 @@
+"""How long commands take over a table with a million sources, put there by the real program.
+
+`make bench` holds them to the limits; `make test` to five times those (NTPGUARD_BENCH unset), over
+the same million: a machine that runs tests has other work.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ntpguard import lifecycle, reading
+from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.policy.check import parse_policy
+from tests.bpf.packets import IPV4
+from tests.bpf.test_lifecycle import ip, pytestmark
+
+__all__ = ["pytestmark"]
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "build" / "bench" / "commands.json"
+ALLOWED = 1 if "NTPGUARD_BENCH" in os.environ else 5
+HELD = 1_000_000
+SENT = 1_050_000  # some find their bucket full
+FIRST = 0x0B000001  # of the addresses that a million sources have; no packet leaves the program
+RUNS = 5
+LIMITS = {
+    "status": 0.3,
+    "top": 1.0,
+    "top --sort requests": 1.0,
+    "show SOURCE": 1.0,
+}
+
+
+def fill(program: int, mac: bytes) -> None:
+    """A request of each source; every 16th asks more than it may."""
+    frame = bytes(IPV4.but(destination_mac=mac))
+    head, tail = frame[:26], frame[30:]  # around the source address
+
+    def part(begin: int, end: int) -> None:
+        for host in range(begin, end):
+            packet = head + (FIRST + host).to_bytes(4, "big") + tail
+            for _ in range(1 if host % 16 else 3):
+                libbpf.test_run(program, packet)
+
+    half = SENT // 2
+    threads = [threading.Thread(target=part, args=(i * half, (i + 1) * half)) for i in (0, 1)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+
+
+@pytest.fixture(scope="module")
+def million() -> Iterator[Path]:
+    at = bpffs.directory(None)
+    policy = parse_policy('mode = "enforce"\n[limit]\nrate = "1/hour"\nburst = 1\n')
+    ip("link", "add", "bench0", "type", "veth", "peer", "name", "bench1")
+    try:
+        ip("link", "set", "bench0", "up")
+        lifecycle.up(["bench0"], policy, xdp="auto", bpffs=at, policy_file=None, warn=print)
+        own = next(iter(bpffs.attached(bpffs.pins(at)).values()))
+        with maps.descriptor(own / "program") as program:
+            fill(program, interfaces.interface("bench0").mac)
+        yield at
+        lifecycle.down(None, bpffs=at)
+    finally:
+        ip("link", "del", "bench0")
+
+
+def measure(run: Callable[[], object]) -> dict[str, float]:
+    """Seconds of the clock and of the CPU: the medians of five runs."""
+    clock, cpu = [], []
+    for _ in range(RUNS):
+        before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        run()
+        clock.append(time.monotonic() - begin)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return {
+        "seconds": round(statistics.median(clock), 3),
+        "cpu_seconds": round(statistics.median(cpu), 3),
+    }
+
+
+def test_commands_over_a_million_sources_are_within_their_limits(million: Path) -> None:
+    with reading.open_running(million) as guard:
+        held = sum(guard.sources_held().values())
+        busiest = guard.top(1, "excess")[0]
+    assert held >= HELD
+    command = str(Path(sys.executable).with_name("ntpguard"))
+
+    def ran(arguments: str) -> None:
+        words = arguments.replace("SOURCE", busiest.source).split()
+        done = subprocess.run([command, *words], capture_output=True, text=True)
+        # 1: degraded, nothing else: the table is as full as it may be
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+        if arguments.startswith("top"):
+            assert len(done.stdout.splitlines()) == 21
+        if arguments.startswith("show"):
+            assert "requests   3, 2 of them excess" in done.stdout, done.stdout
+
+    rows: list[dict[str, Any]] = []
+    for arguments, limit in LIMITS.items():
+        took = measure(partial(ran, arguments))
+        rows.append({"command": arguments, "sources": held, "limit": limit, **took})
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({"runs": RUNS, "allowed": ALLOWED, "results": rows}, indent=2))
+    print(f"\n{held} sources, median of {RUNS} runs, seconds:")
+    for row in rows:
+        print(
+            f"  ntpguard {row['command']:20} {row['seconds']:6.3f}  of {row['limit']} allowed, "
+            f"{row['cpu_seconds']:.3f} of them CPU"
+        )
+    assert [row for row in rows if row["seconds"] > ALLOWED * row["limit"]] == []

@@ -1,0 +1,59 @@
+"""trace for machines: -o json and -o ndjson."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.lab import CLIENT4, ROOT, SERVER, Lab, inside
+from tests.lab.test_lab import pytestmark, up
+from tests.lab.test_trace import requests
+
+pytest.importorskip("bcc", reason="apt install python3-bpfcc")
+__all__ = ["pytestmark"]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab(tmp_path) as one:
+        up(one)
+        yield one
+
+
+def traced(output: str) -> list[Any]:
+    """The objects printed while seven requests find no daemon, until SIGINT."""
+    process = subprocess.Popen(
+        inside(SERVER, str(ROOT / ".venv/bin/ntpguard"), "-o", output, "trace"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    for line in process.stderr:
+        if line == "tracing\n":
+            break
+    requests(7)
+    process.send_signal(signal.SIGINT)
+    text, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    return [json.loads(one) for one in (text.splitlines() if output == "ndjson" else [text])]
+
+
+def test_ndjson_is_an_object_for_each_drop_and_then_the_sum(lab: Lab) -> None:
+    *drops, last = [one["data"] for one in traced("ndjson")]
+    assert len(drops) == 7
+    assert {(one["source"], one["interface"], one["reason"]) for one in drops} == {
+        (CLIENT4, "eth0", "NO_SOCKET")
+    }
+    assert (last["packets"], last["shown"]) == (7, 7)
+    assert [(one["reason"], one["packets"]) for one in last["causes"]] == [("NO_SOCKET", 7)]
+
+
+def test_json_is_the_sum(lab: Lab) -> None:
+    (shown,) = traced("json")
+    assert shown["schema"] == 1
+    assert (shown["data"]["packets"], shown["data"]["shown"]) == (7, 0)
