@@ -21,7 +21,7 @@ CALLS = "bpf,mount,umount2,unshare,mkdir,rename,unlink,unlinkat,rmdir,sendmsg"
 CHANGE_NOTHING = re.compile(r" = -1 |LOOKUP_ELEM|_GET_|OBJ_GET|TEST_RUN|BTF_LOAD|AF_INET|AF_UNIX")
 DELAY_MICROSECONDS = 3000
 # CI tries one call in so many; 1 tries each, in some 20 minutes
-STRIDE = int(os.environ.get("NTPGUARD_STRIDE", "40"))
+STRIDE = int(os.environ.get("NTPGUARD_STRIDE", "75"))
 
 
 @pytest.fixture
