@@ -11,12 +11,15 @@ BPF := $(wildcard bpf/*.h bpf/*.c)
 PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
 	python3-click python3-prometheus-client python3-pyroute2 python3-bpfcc \
 	iproute2 ethtool iputils-ping util-linux procps strace bpftool systemd prometheus \
-	busybox python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
+	python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
 
 # real NTP daemons conflict with one another as packages: they are unpacked, not installed
-PEERS := chrony ntpsec ntpsec-ntpdig python3-ntp
+PEERS := chrony ntpsec ntpsec-ntpdig python3-ntp openntpd systemd-timesyncd
 
-setup: build/.packages build/.installed build/peers/.done
+# for tests: make demo DEMO='--seconds 1'
+DEMO :=
+
+setup: build/.packages build/.installed build/peers/.done build/busybox/ntpd
 
 build/.packages: Makefile
 	mkdir -p build
@@ -32,12 +35,17 @@ build/.installed: build/.packages pyproject.toml hatch_build.py $(BPF)
 build/peers/.done: build/.packages
 	rm -rf build/peers && mkdir -p build/peers
 	cd build/peers && apt-get download -qq -o APT::Sandbox::User=root $(PEERS)
+	cd build/peers && dpkg-deb -x openntpd_*.deb openntpd && rm openntpd_*.deb # its ntpd is ntpsec's too
 	cd build/peers && for package in *.deb; do dpkg-deb -x "$$package" . || exit 1; done
 	cp build/peers/usr/lib/*/ntp/libntpc.so build/peers/usr/lib/python3/dist-packages/ntp/
 	touch $@
 
+build/busybox/ntpd: build/.packages tests/setup-busybox
+	tests/setup-busybox $@
+
+# setpriv: so that the demonstration ends with make, even if that is killed
 demo: setup
-	$(PYTHON) -m tests.lab.demo
+	@setpriv --pdeathsig KILL $(PYTHON) -m tests.lab.demo $(DEMO)
 
 lab: setup
 	tests/private $(PYTHON) -m pytest tests/lab

@@ -5,5 +5,5 @@ set -eu
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends chrony
-printf 'server %s minpoll -4 maxpoll -4\n' "$SERVER" >/etc/chrony/sources.d/lab.sources
+/ntpguard/vagrant/configure client
 systemctl restart chrony

@@ -6,6 +6,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -47,19 +48,45 @@ int generate(struct xdp_md *ctx)
 	return XDP_TX;
 }
 
+enum { POLITE, HASTY, ABUSER, REAL };
+
+/* whom a reply of the server is for, and its UDP header */
+struct reply {
+	struct udphdr *udp;
+	int kind;
+};
+
 /* 203.0.113.0/24 polite, 198.18.1.0/24 hasty, 198.18.2.0/24 abuser; everybody else is real */
-static __always_inline int kind_of(__u32 address)
+static __always_inline struct reply of_ipv4(struct iphdr *ipv4)
 {
-	switch (bpf_ntohl(address) >> 8) {
+	struct reply reply = {.udp = (void *)(ipv4 + 1), .kind = REAL};
+
+	if (ipv4->protocol != IPPROTO_UDP)
+		return reply;
+	switch (bpf_ntohl(ipv4->daddr) >> 8) {
 	case 203 << 16 | 0 << 8 | 113:
-		return 0;
+		reply.kind = POLITE;
+		break;
 	case 198 << 16 | 18 << 8 | 1:
-		return 1;
+		reply.kind = HASTY;
+		break;
 	case 198 << 16 | 18 << 8 | 2:
-		return 2;
-	default:
-		return -1;
+		reply.kind = ABUSER;
+		break;
 	}
+	return reply;
+}
+
+/* 2001:db8:71::/48 polite */
+static __always_inline struct reply of_ipv6(struct ipv6hdr *ipv6)
+{
+	struct reply reply = {.udp = (void *)(ipv6 + 1), .kind = REAL};
+	struct in6_addr *to = &ipv6->daddr;
+
+	if (ipv6->nexthdr == IPPROTO_UDP && to->s6_addr32[0] == bpf_htonl(0x20010db8) &&
+	    to->s6_addr16[2] == bpf_htons(0x71))
+		reply.kind = POLITE;
+	return reply;
 }
 
 SEC("xdp")
@@ -67,16 +94,23 @@ int sink(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *ethernet = (void *)(long)ctx->data;
-	struct iphdr *ipv4 = (void *)(ethernet + 1);
-	struct udphdr *udp = (void *)(ipv4 + 1);
-	__u8 *ntp = (void *)(udp + 1);
+	void *ip = ethernet + 1;
+	struct reply reply = {.kind = REAL};
 
-	if ((void *)(ntp + 2) > end || ethernet->h_proto != bpf_htons(ETH_P_IP) ||
-	    ipv4->protocol != IPPROTO_UDP || udp->source != bpf_htons(123))
+	if (ip + sizeof(struct ipv6hdr) > end)
 		return XDP_PASS;
-	__u32 kind = kind_of(ipv4->daddr);
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP))
+		reply = of_ipv4(ip);
+	else if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
+		reply = of_ipv6(ip);
+	if (reply.kind == REAL)
+		return XDP_PASS;
+
+	__u8 *ntp = (void *)(reply.udp + 1);
+	__u32 kind = reply.kind;
 	struct replies *count = bpf_map_lookup_elem(&replies, &kind);
-	if (!count)
+
+	if (!count || (void *)(ntp + 2) > end || reply.udp->source != bpf_htons(123))
 		return XDP_PASS;
 	if (ntp[1])
 		count->answered++;

@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 
 from ntpguard.kernel import libbpf
 from tests.bpf.packets import Frame, ntp
-from tests.lab.lab import CLIENT, GENERATOR, KINDS, SERVER, SERVER4, Lab, namespace, packet_socket
+from tests.lab.lab import (
+    CLIENT,
+    GENERATOR,
+    KINDS,
+    SERVER,
+    SERVER4,
+    SERVER6,
+    Lab,
+    namespace,
+    packet_socket,
+)
 
 TEMPLATE_BYTES = 90
 BATCH = 5_000
@@ -28,22 +38,32 @@ class Load:
 
     def frame(self, source: str) -> bytes:
         """A plain request of a simulated source."""
+        ipv6 = ":" in source
         return bytes(
             Frame(
                 source=source,
-                destination=SERVER4,
+                destination=SERVER6 if ipv6 else SERVER4,
                 source_mac=self._client,
                 destination_mac=self._server,
-                checksum=0,
+                checksum=None if ipv6 else 0,
                 payload=ntp(),
             )
         )
 
+    def addresses(self, kind: str) -> list[str]:
+        """The simulated sources of a kind; an IPv6 source is a /64."""
+        count = self.sources[kind]
+        if kind == "polite":
+            half = count // 2
+            ipv6 = [f"2001:db8:71:{number:x}::123" for number in range(1, half + 1)]
+            return ipv6 + [f"203.0.113.{number}" for number in range(1, count - half + 1)]
+        return [f"198.18.1.{number}" for number in range(1, count + 1)]
+
     def run(self) -> None:
         """All kinds at once; returns when they are done."""
         threads = [
-            threading.Thread(target=self._paced, args=("polite", "203.0.113.")),
-            threading.Thread(target=self._paced, args=("hasty", "198.18.1.")),
+            threading.Thread(target=self._paced, args=("polite",)),
+            threading.Thread(target=self._paced, args=("hasty",)),
         ]
         if self.per_second.get("abuser"):
             threads.append(threading.Thread(target=self._flood))
@@ -52,8 +72,8 @@ class Load:
         for thread in threads:
             thread.join()
 
-    def _paced(self, kind: str, prefix: str) -> None:
-        frames = [self.frame(f"{prefix}{i + 1}") for i in range(self.sources[kind])]
+    def _paced(self, kind: str) -> None:
+        frames = [self.frame(address) for address in self.addresses(kind)]
         total = int(self.per_second[kind] * self.seconds)
         begin = time.monotonic()
         with packet_socket() as wire:

@@ -21,7 +21,14 @@ SERVER4, CLIENT4 = "198.51.100.1", "198.51.100.2"
 SERVER6, CLIENT6 = "2001:db8::1", "2001:db8::2"
 SERVER, CLIENT = "server", "client"
 KINDS = ("polite", "hasty", "abuser")
-NETWORKS = {"polite": "203.0.113.0/24", "hasty": "198.18.1.0/24", "abuser": "198.18.2.0/24"}
+# of the simulated clients; generator.bpf.c knows them too
+NETWORKS = {
+    "polite": ("203.0.113.0/24", "2001:db8:71::/48"),
+    "hasty": ("198.18.1.0/24",),
+    "abuser": ("198.18.2.0/24",),
+}
+# a daemon that tries all the same cannot touch the machine's clock
+CLOCKLESS = ("setpriv", "--bounding-set=-sys_time", "--inh-caps=-sys_time")
 
 
 def build_generator() -> Path:
@@ -114,9 +121,11 @@ class Lab:
             run(*inside(name, "ip", "link", "set", "eth0", "up"))
             # so that frames arrive natively while no XDP program is attached
             run(*inside(name, "ethtool", "-K", "eth0", "gro", "on"))
-        for network in NETWORKS.values():
-            run(*inside(SERVER, "ip", "route", "add", network, "via", CLIENT4))
-        run(*inside(SERVER, "ping", "-c1", "-W2", CLIENT4), check=False)
+        for network in (one for networks in NETWORKS.values() for one in networks):
+            via = CLIENT6 if ":" in network else CLIENT4
+            run(*inside(SERVER, "ip", "route", "add", network, "via", via))
+        for client in (CLIENT4, CLIENT6):
+            run(*inside(SERVER, "ping", "-c1", "-W2", client), check=False)
         self._attach_sink()
         return self
 
@@ -130,13 +139,6 @@ class Lab:
             self._object.close()
         for name in (SERVER, CLIENT):
             run("ip", "netns", "del", name, check=False)
-
-    def mac(self, name: str) -> bytes:
-        """The MAC address of eth0 in a namespace."""
-        shown = run(*inside(name, "cat", "/sys/class/net/eth0/address"), check=False).stdout
-        if not shown:
-            shown = run(*inside(name, "ip", "-br", "link", "show", "eth0")).stdout.split()[2]
-        return bytes.fromhex(shown.strip().replace(":", ""))
 
     def link(self, name: str) -> tuple[int, bytes]:
         """Index and MAC address of eth0 in a namespace."""
@@ -181,7 +183,7 @@ class Lab:
         log = directory / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                inside(namespace, *command),
+                inside(namespace, *CLOCKLESS, *command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -206,20 +208,37 @@ class Lab:
             raise AssertionError(daemon.log.read_text())
         return daemon
 
+    def configure(self, role: str, name: str, **environment: str) -> Path:
+        """The directory etc as the virtual machine of that role has it."""
+        root = self.directory / name
+        settings = [f"{key}={value}" for key, value in environment.items()]
+        run("env", f"ROOT={root}", *settings, str(ROOT / "vagrant/configure"), role)
+        return root / "etc"
+
     def server(self) -> Daemon:
         """The chronyd that is protected, with its default settings."""
-        return self.chronyd(SERVER, "server", "local stratum 1\nallow")
+        etc = self.configure("server", "server", INTERFACE="eth0")
+        return self.chronyd(SERVER, "server", f"confdir {etc}/chrony/conf.d")
 
-    def server_stats(self) -> dict[str, int]:
-        """chronyc serverstats: name -> count."""
-        path = self.directory / "server" / "command"
+    def hasty(self, server: str = SERVER4) -> Daemon:
+        """A chronyd that asks 16 times a second."""
+        etc = self.configure("client", "hasty", SERVER=server)
+        return self.chronyd(CLIENT, "hasty", f"sourcedir {etc}/chrony/sources.d")
+
+    def chronyc(self, namespace: str, name: str, *command: str) -> dict[str, int]:
+        """The numbers that chronyc says about a chronyd of ours."""
+        path = self.directory / name / "command"
         chronyc = str(PEERS / "usr/bin/chronyc")
-        shown = run(*inside(SERVER, chronyc, "-h", str(path), "serverstats")).stdout
+        shown = run(*inside(namespace, chronyc, "-h", str(path), *command)).stdout
         return {
             name.strip(): int(value)
             for name, _, value in (line.partition(":") for line in shown.splitlines())
             if value.strip().isdigit()
         }
+
+    def received(self) -> int:
+        """Requests that the protected chronyd has received, as it says itself."""
+        return self.chronyc(SERVER, "server", "serverstats")["NTP packets received"]
 
 
 @contextmanager

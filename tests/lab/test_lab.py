@@ -1,21 +1,34 @@
 """The guard in front of real daemons, over real packets."""
 
+import contextlib
 import os
+import re
+import socket
+import struct
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from ntpguard import lifecycle, reading
+from ntpguard.policy.check import parse_policy
 from tests.bpf.packets import Frame
+from tests.lab import clients
 from tests.lab.lab import (
     CLIENT,
+    CLIENT4,
+    CLIENT6,
     PEERS,
     SERVER,
     SERVER4,
     SERVER6,
     Lab,
     inside,
+    namespace,
     packet_socket,
     run,
 )
@@ -36,19 +49,115 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield one
 
 
+FAMILIES = [(SERVER4, CLIENT4), (SERVER6, CLIENT6)]
+
+
+def request(lab: Lab, source: str) -> bytes:
+    """A plain request of a simulated source to the server."""
+    _, server = lab.link(SERVER)
+    _, client = lab.link(CLIENT)
+    return bytes(
+        Frame(source=source, destination=SERVER4, source_mac=client, destination_mac=server)
+    )
+
+
+@contextmanager
+def requests_seen() -> Iterator[list[float]]:
+    """When requests left the client in the block, in seconds; filled at its end."""
+    times: list[float] = []
+    every_protocol, outgoing, timestamps = 3, 4, 35
+    with namespace(CLIENT):
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol))
+    with wire:
+        wire.setsockopt(socket.SOL_SOCKET, timestamps, 1)
+        wire.setblocking(False)
+        yield times
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, ((_, _, stamp), *_), _, address = wire.recvmsg(128, 64)
+                port = frame[36:38] if frame[12:14] == b"\x08\x00" else frame[56:58]
+                if address[2] == outgoing and port == b"\0\x7b":
+                    seconds, nanoseconds = struct.unpack("qq", stamp)
+                    times.append(seconds + nanoseconds / 1e9)
+
+
+def requests_by_source(bpffs: Path) -> dict[str, int]:
+    """Requests by source, as the running guard has them."""
+    with namespace(SERVER), reading.open_running(bpffs) as guard:
+        return {one.source: one.requests for one in guard.top(1000, "requests")}
+
+
 def up(lab: Lab, *arguments: str, policy: str = POLICY) -> None:
     file = lab.directory / "ntpguard.toml"
     file.write_text(policy)
     lab.guard("up", "eth0", "--policy", str(file), *arguments)
 
 
+def requests_of(lab: Lab, source: str) -> tuple[int, int]:
+    """(requests, excess) of a source, as the guard has counted."""
+    shown = lab.guard("show", source).stdout
+    counts = re.search(r"requests   (\d+), (\d+) of them excess", shown)
+    assert counts, shown
+    return int(counts[1]), int(counts[2])
+
+
 @pytest.mark.parametrize("xdp", ["native", "skb"])
 @pytest.mark.parametrize("server", [SERVER4, SERVER6])
-def test_a_hasty_chronyd_honours_the_kod(lab: Lab, server: str, xdp: str) -> None:
+def test_a_hasty_chronyd_honours_the_kod_and_slows(lab: Lab, server: str, xdp: str) -> None:
     up(lab, "--xdp", xdp)
-    client = lab.chronyd(CLIENT, "hasty", f"server {server} minpoll -4 maxpoll -4")
-    line = client.logged("Received KoD RATE", 30)
-    assert line and server in line
+    with requests_seen() as sent:
+        client = lab.hasty(server)
+        line = client.logged("Received KoD RATE", 30)
+        assert line and server in line
+        time.sleep(1)
+        client.stop()
+    intervals = sorted(later - earlier for earlier, later in pairwise(sent))
+    # it asks 16 times a second, and pauses for four intervals more when it is told to
+    assert intervals[len(intervals) // 2] < 0.1
+    assert intervals[-1] > 0.24
+
+
+@pytest.mark.parametrize("server, client", FAMILIES)
+def test_a_busybox_ntpd_gets_the_time_and_is_not_limited(
+    lab: Lab, server: str, client: str
+) -> None:
+    up(lab)
+    log = clients.busybox(lab, server)
+    assert log.logged(f"reply from {server}", 20)
+    assert log.logged("reach:0x07", 30), log.log.read_text()
+    requests, excess = requests_of(lab, client)
+    assert requests >= 3 and excess == 0
+
+
+def test_an_openntpd_gets_the_time_and_is_not_limited(lab: Lab) -> None:
+    up(lab)
+    log = clients.openntpd(lab, [SERVER4, SERVER6])
+    for server, client in FAMILIES:
+        assert log.logged(f"reply from {server}", 20), log.log.read_text()
+        requests, excess = requests_of(lab, client)
+        assert requests >= 1 and excess == 0
+
+
+@pytest.mark.parametrize("server, client", FAMILIES)
+def test_a_systemd_timesyncd_gets_the_time_and_is_not_limited(
+    lab: Lab, server: str, client: str
+) -> None:
+    up(lab)
+    log = clients.timesyncd(lab, server)
+    assert log.logged("Initial clock synchronization", 20), log.log.read_text()
+    assert requests_of(lab, client) == (1, 0)
+
+
+def test_five_starting_clients_behind_one_address_are_not_limited(lab: Lab) -> None:
+    up(lab)
+    lab.chronyd(CLIENT, "first", f"server {SERVER4} iburst")
+    lab.chronyd(CLIENT, "second", f"server {SERVER4} iburst")
+    ntpsec = clients.ntpsec(lab, SERVER4, "iburst")
+    clients.openntpd(lab, [SERVER4])
+    clients.busybox(lab, SERVER4)
+    assert ntpsec.logged("sys_peer", 40), ntpsec.log.read_text()
+    requests, excess = requests_of(lab, CLIENT4)
+    assert requests >= 15 and excess == 0
 
 
 def test_an_ntpdig_gets_the_time_through_the_guard(lab: Lab) -> None:
@@ -60,36 +169,24 @@ def test_an_ntpdig_gets_the_time_through_the_guard(lab: Lab) -> None:
         assert server in shown.stdout and "no-leap" in shown.stdout
 
 
-def test_an_ntpsec_ntpd_honours_the_kod(lab: Lab) -> None:
-    up(lab, policy=POLICY + '[limit]\nrate = "1/minute"\nburst = 1\nleak = "1/1024"\n')
-    directory = lab.directory / "ntpd"
-    directory.mkdir()
-    configuration = directory / "ntp.conf"
-    # disable ntp: the machine's clock is left alone
-    configuration.write_text(
-        f"disable ntp\nlogconfig =allall\nserver {SERVER4} iburst minpoll 3 maxpoll 6\n"
-    )
-    ntpd = str(PEERS / "usr/sbin/ntpd")
-    client = lab.start(CLIENT, "ntpd", [ntpd, "-n", "-c", str(configuration)], {})
+@pytest.mark.parametrize("xdp", ["native", "skb"])
+@pytest.mark.parametrize("server", [SERVER4, SERVER6])
+def test_an_ntpsec_ntpd_honours_the_kod(lab: Lab, server: str, xdp: str) -> None:
+    strict = POLICY + '[limit]\nrate = "1/minute"\nburst = 1\nleak = "1/1024"\n'
+    up(lab, "--xdp", xdp, policy=strict)
+    client = clients.ntpsec(lab, server, "iburst minpoll 3 maxpoll 6")
     line = client.logged("rate_exceeded", 40)
-    assert line and SERVER4 in line, client.log.read_text()
+    assert line and server in line, client.log.read_text()
 
 
 def test_enforcement_goes_on_with_no_ntpguard_process_alive_and_up_again_forgets_no_one(
     lab: Lab,
 ) -> None:
     up(lab)
-    _, server_mac = lab.link(SERVER)
-    _, client_mac = lab.link(CLIENT)
-    request = Frame(
-        source="203.0.113.9",
-        destination=SERVER4,
-        source_mac=client_mac,
-        destination_mac=server_mac,
-    )
+    frame = request(lab, "203.0.113.9")
     with packet_socket() as wire:
         for _ in range(200):
-            wire.send(bytes(request))
+            wire.send(frame)
             time.sleep(0.002)
         time.sleep(0.2)
         assert "203.0.113.9" in lab.guard("top").stdout
@@ -104,57 +201,62 @@ def test_enforcement_goes_on_with_no_ntpguard_process_alive_and_up_again_forgets
 
 def test_observe_answers_all_and_counts_what_would_have_happened(lab: Lab) -> None:
     up(lab, policy=POLICY.replace("enforce", "observe"))
-    _, server_mac = lab.link(SERVER)
-    _, client_mac = lab.link(CLIENT)
-    request = Frame(
-        source="203.0.113.9", destination=SERVER4, source_mac=client_mac, destination_mac=server_mac
-    )
+    frame = request(lab, "203.0.113.9")
     with packet_socket() as wire:
         for _ in range(100):
-            wire.send(bytes(request))
+            wire.send(frame)
             time.sleep(0.002)
         time.sleep(0.2)
     assert lab.replies()["polite"] == (100, 0)
     assert "kod 0, drop 0" in lab.guard("status").stdout
 
 
-def test_a_policy_that_blocks_all_holds_while_the_program_is_swapped(lab: Lab) -> None:
+def test_a_policy_that_blocks_all_holds_while_the_program_is_swapped_a_hundred_times(
+    lab: Lab,
+) -> None:
+    up(lab)
+    bpffs = Path(os.environ["NTPGUARD_BPFFS"])
     block = POLICY + '[[class]]\nname = "all"\nprefixes = ["0.0.0.0/0"]\naction = "block"\n'
-    up(lab, policy=block)
-    before = lab.server_stats()["NTP packets received"]
-    _, server_mac = lab.link(SERVER)
-    _, client_mac = lab.link(CLIENT)
-    request = bytes(
-        Frame(
-            source="203.0.113.9",
-            destination=SERVER4,
-            source_mac=client_mac,
-            destination_mac=server_mac,
-        )
-    )
-    import threading
+    known = [f"203.0.113.{number}" for number in range(1, 101)]
+    frames = [request(lab, source) for source in known]
+    with packet_socket() as wire:
+        for frame in frames:
+            wire.send(frame)
+        time.sleep(0.2)
+        held = requests_by_source(bpffs)
+        assert all(held[source] == 1 for source in known)
+        up(lab, policy=block)
+        before = lab.received()
+        stop = threading.Event()
+        sent = 0
 
-    stop = threading.Event()
-    sent = 0
-
-    def load() -> None:
-        nonlocal sent
-        with packet_socket() as wire:
-            while not stop.is_set() and sent < 1_000_000:
-                wire.send(request)
+        def load() -> None:
+            nonlocal sent
+            while not stop.is_set():
+                wire.send(frames[sent % len(frames)])
                 sent += 1
 
-    thread = threading.Thread(target=load)
-    thread.start()
-    try:
-        for _ in range(10):
-            up(lab, policy=block)
-    finally:
-        stop.set()
-        thread.join()
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            with namespace(SERVER):
+                for _ in range(100):
+                    (swapped,) = lifecycle.up(
+                        ["eth0"],
+                        parse_policy(block),
+                        xdp="auto",
+                        bpffs=bpffs,
+                        policy_file=None,
+                        warn=lambda text: None,
+                    )
+                    assert swapped.swapped
+        finally:
+            stop.set()
+            thread.join()
     time.sleep(0.2)
     assert sent > 1000
-    assert lab.server_stats()["NTP packets received"] == before
+    assert lab.received() == before
+    assert requests_by_source(bpffs).keys() >= held.keys()
 
 
 def test_down_leaves_nothing(lab: Lab) -> None:

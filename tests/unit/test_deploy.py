@@ -48,10 +48,32 @@ def test_the_vagrantfile_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "script",
-    ["vagrant/server.sh", "vagrant/client.sh", "tests/private", "tests/setup-packages", ".ci/run"],
+    [
+        "vagrant/server.sh",
+        "vagrant/client.sh",
+        "vagrant/configure",
+        "tests/private",
+        "tests/setup-packages",
+        "tests/setup-busybox",
+        ".ci/run",
+    ],
 )
 def test_a_script_is_clean(script: str) -> None:
     subprocess.run(["shellcheck", str(ROOT / script)], check=True)
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_the_machines_configuration_is_written_the_same_twice(role: str, tmp_path: Path) -> None:
+    settings = {"ROOT": str(tmp_path), "INTERFACE": "eth1", "SERVER": "198.51.100.10"}
+    written = []
+    for _ in range(2):
+        command = [str(ROOT / "vagrant/configure"), role]
+        subprocess.run(command, env={**os.environ, **settings}, check=True)
+        files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+        written.append({path: path.read_text() for path in files})
+    assert written[0] and written[0] == written[1]
+    for path in tmp_path.rglob("*.toml"):
+        assert parse_policy(path.read_text()).interfaces == ("eth1",)
 
 
 def test_the_policy_in_the_readme_is_valid() -> None:
