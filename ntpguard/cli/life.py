@@ -109,7 +109,8 @@ def status(click_context: click.Context, brief: bool) -> None:
             *_reasons("reasons", counts.happened),
             *_reasons("observed", counts.observed),
             f"table      {sources['gated']} came with too many others, "
-            f"{sources['found_bucket_full']} found no room, {sources['lost_race']} lost a race for it",
+            f"{sources['found_bucket_full']} found no room, "
+            f"{sources['lost_race']} lost a race for it",
         ]
     lines += [f"{paint('problem')}    {problem}" for problem in problems]
     state = paint("degraded" if problems else "ok")
