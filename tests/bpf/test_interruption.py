@@ -25,8 +25,8 @@ from tests.bpf.test_lifecycle import (
 )
 
 __all__ = ["pytestmark", "where"]
-# up calls bpf() 124 times: in CI each 9th is tried; every one with NTPGUARD_ALL=1, four minutes
-STRIDE = 1 if "NTPGUARD_ALL" in os.environ else 9
+# up calls bpf() 124 times: in CI each 13th is tried; every one with NTPGUARD_ALL=1, four minutes
+STRIDE = 1 if "NTPGUARD_ALL" in os.environ else 13
 ENFORCE = 'mode = "enforce"\n[sources]\ncapacity = 4096\n'
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGINT": signal.SIGINT}
 
@@ -52,7 +52,8 @@ def test_what_is_interrupted_at_any_call_is_put_right_by_the_next_up_or_down(
     tried = dict.fromkeys(CALLS, 0)
     for call in CALLS:
         # the signals take turns in the gaps of the stride
-        when = 1 if call != "bpf" or number == signal.SIGKILL else 1 + STRIDE // 2
+        stride = STRIDE if call == "bpf" and command != "down" else 1
+        when = 1 if number == signal.SIGKILL else 1 + stride // 2
         while True:
             if command != "up":
                 up(where, NAMES[0])
@@ -75,10 +76,10 @@ def test_what_is_interrupted_at_any_call_is_put_right_by_the_next_up_or_down(
                 assert running_policy(where) == POLICY, what
             forget(where)
             assert (guarded(), left(where)) == ([], []), what
-            when += STRIDE if call == "bpf" else 1
+            when += stride
         forget(where)
     print(command, number.name, tried)
-    assert (command == "down" or tried["bpf"] > 5) and tried["flock"] == 1
+    assert tried["bpf"] > 3 and tried["flock"] == 1
 
 
 def forget(where: Path) -> None:
