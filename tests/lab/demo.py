@@ -10,9 +10,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,15 +143,16 @@ def phase(lab: Lab, title: str, guarded: bool, seconds: float) -> Phase:
     say(f"{title}: {seconds:g} s of {PER_SECOND['abuser']:,.0f} abusive requests a second")
     for name in REAL:
         lab.chronyc(CLIENT, name, "online")
-    thread = threading.Thread(target=load.run)
     begin = time.monotonic()
-    thread.start()
-    while thread.join(PROGRESS_SECONDS) or thread.is_alive():
-        done = [
-            f"{kind} {answered - before.rows[kind].answered:,} of {load.sent[kind]:,}"
-            for kind, (answered, _) in lab.replies().items()
-        ]
-        say(f"{time.monotonic() - begin:4.0f} s  answered: {', '.join(done)}")
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(load.run)
+        while wait([running], PROGRESS_SECONDS).not_done:
+            done = [
+                f"{kind} {answered - before.rows[kind].answered:,} of {load.sent[kind]:,}"
+                for kind, (answered, _) in lab.replies().items()
+            ]
+            say(f"{time.monotonic() - begin:4.0f} s  answered: {', '.join(done)}")
+        running.result()
     for name in REAL:
         lab.chronyc(CLIENT, name, "offline")
     time.sleep(SETTLE_SECONDS)

@@ -20,8 +20,8 @@ CALLS = "bpf,mount,umount2,unshare,mkdir,rename,unlink,unlinkat,rmdir,sendmsg"
 # of those calls, the ones that fail, read, or are NTP and commands to chronyd
 CHANGE_NOTHING = re.compile(r" = -1 |LOOKUP_ELEM|_GET_|OBJ_GET|TEST_RUN|BTF_LOAD|AF_INET|AF_UNIX")
 DELAY_MICROSECONDS = 3000
-# CI tries one call in so many; 1 tries each, in some 20 minutes
-STRIDE = int(os.environ.get("NTPGUARD_STRIDE", "75"))
+# CI tries one call in so many; 1 tries each, in some 40 minutes
+STRIDE = int(os.environ.get("NTPGUARD_STRIDE", "100"))
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_the_demonstration_leaves_nothing_and_shows_each_kind_of_client(
     for kind in ("polite", "hasty", "abuser", "chronyd4", "chronyd6"):
         assert len(re.findall(rf"^{kind} +[1-9]", done.stdout, re.M)) == 2, done.stdout
     # the share of the polite depends on how busy this machine is, in so short a time
-    claims = re.findall(r"^(true|false) +(?!polite)(.*)$", done.stdout, re.M)
-    assert [true for true, _ in claims] == ["true"] * 4, done.stdout
+    claims = re.findall(r"^(true|false) +(\S.*)$", done.stdout, re.M)
+    assert [true for true, claim in claims if not claim.startswith("polite")] == ["true"] * 4
     assert not any(settled(before).values())
 
 

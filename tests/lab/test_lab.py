@@ -233,8 +233,10 @@ def test_a_policy_that_blocks_all_holds_while_the_program_is_swapped_a_hundred_t
         def load() -> None:
             nonlocal sent
             while not stop.is_set():
-                wire.send(frames[sent % len(frames)])
-                sent += 1
+                for frame in frames:
+                    wire.send(frame)
+                sent += len(frames)
+                time.sleep(0.005)  # a thread that never waits would keep the swaps from running
 
         thread = threading.Thread(target=load)
         thread.start()
