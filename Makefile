@@ -1,6 +1,6 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test
-.PHONY: setup demo lab test lint build bench clean
+.PHONY: setup demo lab test test-kernels lint build bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -52,6 +52,14 @@ lab: setup
 
 test: setup
 	tests/private $(PYTHON) -m pytest
+
+# the newest kernel of each suite, booted under emulation: slow, and not part of test
+SUITES := bullseye bookworm trixie trixie-backports
+
+test-kernels: setup
+	tests/setup-packages qemu-system-x86
+	tests/kernels/fetch $(SUITES)
+	$(PYTHON) -m tests.kernels $(SUITES:%=build/kernels/%/root)
 
 lint: setup
 	$(VENV)/bin/ruff check .
