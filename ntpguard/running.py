@@ -239,9 +239,9 @@ def _fill_prefixes(descriptors: Mapping[str, int], compiled: Compiled, copy: int
         pairs = [
             (
                 prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed,
-                abi.pack_prefix_value(index, prefix.prefixlen).to_bytes(4, "little"),
+                value.to_bytes(4, "little"),
             )
-            for prefix, index in compiled.prefixes.items()
+            for prefix, value in compiled.prefixes.items()
             if prefix.version == version
         ]
         trie = libbpf.map_create(
