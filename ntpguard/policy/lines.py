@@ -43,6 +43,10 @@ class _Tokens:
         self.kind, self.text, self.line = next(self._rest, ("end", "", self.line))
         return taken
 
+    def ends(self, mark: str) -> bool:
+        """Whether this token is that mark, or the text's end."""
+        return self.kind == "end" or (self.kind == "mark" and self.text == mark)
+
     def skip(self, marks: str) -> None:
         """Passes any of these."""
         while self.kind == "mark" and self.text in marks:
@@ -79,7 +83,7 @@ def lines_of(text: str) -> dict[Path, int]:
             tokens.take()
             tokens.skip("\n")
             index = 0
-            while tokens.text != "]" or tokens.kind != "mark":
+            while not tokens.ends("]"):
                 lines[*path, index] = tokens.line
                 value((*path, index))
                 tokens.skip(",\n")
@@ -88,7 +92,7 @@ def lines_of(text: str) -> dict[Path, int]:
         elif tokens.kind == "mark" and tokens.text == "{":
             tokens.take()
             tokens.skip("\n")
-            while tokens.text != "}" or tokens.kind != "mark":
+            while not tokens.ends("}"):
                 pair(path)
                 tokens.skip(",\n")
             tokens.take()
