@@ -269,9 +269,9 @@ def _fill_prefixes(descriptors: Mapping[str, int], compiled: Compiled, copy: int
         pairs = [
             (
                 trie_key(prefix),
-                abi.pack_prefix_value(index, prefix.prefixlen).to_bytes(4, "little"),
+                value.to_bytes(4, "little"),
             )
-            for prefix, index in compiled.prefixes.items()
+            for prefix, value in compiled.prefixes.items()
             if prefix.version == version
         ]
         trie = _trie(version, size, pairs)

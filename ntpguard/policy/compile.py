@@ -4,17 +4,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ntpguard import abi
-from ntpguard.policy.kinds import Address, Network
-from ntpguard.policy.model import ClassPolicy, Policy
+from ntpguard.policy.kinds import Address, Network, Rate
+from ntpguard.policy.model import ClassPolicy, Policy, SignaturePolicy
+from ntpguard.policy.prefixes import compile_prefixes
 from ntpguard.words import Action
 
 NANOSECONDS = 1_000_000_000
 LARGEST_BATCH = 64
-GATE_SECONDS = (
-    64  # a table's worth of new sources takes so long: who polls as often is not forgotten
-)
+# a table's worth of new sources takes so long: who polls as often is not forgotten
+GATE_SECONDS = 64
 MARK_UNIT = 1 << abi.MARK_UNIT_SHIFT  # nanoseconds
 ESTABLISHED_STEPS = 3
+FRACTIONS = {
+    None: abi.FRACTION_ANY,
+    "microseconds": abi.FRACTION_MICROSECONDS,
+    "nanoseconds": abi.FRACTION_NANOSECONDS,
+}
 LONGEST_TOLERANCE = 1 << 46  # gcra units; a signed difference of words must hold it
 
 
@@ -32,7 +37,8 @@ class Compiled:
     """Everything that `up` and `running` write into maps."""
 
     policy: abi.Policy
-    prefixes: dict[Network, int]
+    prefixes: dict[Network, int]  # values as the tries hold them
+    signatures: tuple[str, ...]  # names, in the order of policy.signature
     table: TableShape
     ports: tuple[int, ...]
     destinations: tuple[Address, ...]
@@ -58,9 +64,22 @@ def total_limit(per_second: Fraction | None, seconds: Fraction) -> abi.Limit:
 
 
 def bound(per_second: Fraction | None, seconds: Fraction) -> abi.Bound:
-    """A limit that many sources share; a CPU takes at once what may arrive in 1 ms."""
-    batch = min(max(1, int(per_second / 1000)), LARGEST_BATCH) if per_second else 1
-    return abi.Bound(total_limit(per_second, seconds), batch)
+    """A limit that many sources share; a CPU takes at once what may arrive in 1 ms.
+
+    Low priority has half of the burst tolerance: that must hold a batch, and leave one request for
+    high priority however many of low priority there are. None: unlimited.
+    """
+    if per_second is None:
+        return abi.Bound(abi.Limit(), 1)
+    batch = min(max(1, int(per_second / 1000)), LARGEST_BATCH)
+    return abi.Bound(limit(per_second, max(2 * batch + 1, int(per_second * seconds))), batch)
+
+
+def spacing(established_after: int) -> int:
+    """Mark units between two well-spaced requests, of which the last is `established_after` seconds
+    after the first.
+    """
+    return max(1, -(-established_after * NANOSECONDS // (ESTABLISHED_STEPS * MARK_UNIT)))
 
 
 def class_rule(one: ClassPolicy) -> abi.ClassRule:
@@ -78,6 +97,20 @@ def class_rule(one: ClassPolicy) -> abi.ClassRule:
     )
 
 
+def signature(one: SignaturePolicy) -> abi.Signature:
+    """A packet shape, compiled."""
+    compiled = abi.Signature(fraction=FRACTIONS[one.fraction])
+    if one.header:
+        compiled.value[:] = one.header.value
+        compiled.mask[:] = one.header.mask
+    if one.source_port is not None:
+        compiled.source_port = int.from_bytes(one.source_port.to_bytes(2, "big"), "little")
+        compiled.flags |= abi.SIGNATURE_SOURCE_PORT
+    if one.mode == "observe":
+        compiled.flags |= abi.SIGNATURE_OBSERVE
+    return compiled
+
+
 def buckets_for(capacity: int) -> int:
     """Buckets that hold `capacity` sources with 1 % loss: a power of two, at most half full."""
     slots = capacity * 2
@@ -86,52 +119,64 @@ def buckets_for(capacity: int) -> int:
 
 def compile_policy(policy: Policy) -> Compiled:
     """The abi values of a checked policy."""
-    prefixes = {p: i for i, one in enumerate(policy.classes) for p in one.prefixes}
-    bits = {4: policy.ipv4_prefix, 6: policy.ipv6_prefix}
-    flags = abi.POLICY_DESTINATIONS if policy.destinations else 0
-    for version, some, longer in (
-        (4, abi.POLICY_PREFIXES_IPV4, abi.POLICY_LONG_IPV4),
-        (6, abi.POLICY_PREFIXES_IPV6, abi.POLICY_LONG_IPV6),
-    ):
-        lengths = [p.prefixlen for p in prefixes if p.version == version]
-        flags |= some if lengths else 0
-        flags |= longer if lengths and max(lengths) > bits[version] else 0
+    tenth = Fraction(1, 10)
+    prefixes, flags = compile_prefixes(policy)
     shard = policy.leak_max.per_second / abi.LEAK_SHARDS
-    gate = Fraction(policy.capacity, GATE_SECONDS)
+    always = [one for one in policy.signatures if one.when == "always"]
+    signatures = [*always, *(one for one in policy.signatures if one.when != "always")]
     compiled = abi.Policy(
         bounds=(abi.Bound * abi.BOUNDS)(
-            bound(policy.kod_max_rate.per_second, Fraction(1, 10)),
-            bound(policy.newcomers_rate.per_second, Fraction(1, 10)),
-            bound(gate, Fraction(1)),
-            bound(None, Fraction(1, 10)),
+            bound(policy.kod_max_rate.per_second, tenth),
+            bound(policy.newcomers_rate.per_second, tenth),
+            bound(Fraction(policy.capacity, GATE_SECONDS), Fraction(1)),
+            bound(per_second(policy.ceiling_rate), tenth),
         ),
         leak_shard=total_limit(shard, Fraction(1, 4)),
-        answers=total_limit(Fraction(1000), Fraction(1, 10)),
-        odd=total_limit(Fraction(1000), Fraction(1, 10)),
-        established_spacing=-(-300 * NANOSECONDS // (ESTABLISHED_STEPS * MARK_UNIT)),
-        flags=flags,
+        answers=total_limit(per_second(policy.answers_rate), tenth),
+        odd=total_limit(per_second(policy.odd_rate), tenth),
+        established_spacing=spacing(policy.established_after),
+        flags=flags | (abi.POLICY_DESTINATIONS if policy.destinations else 0),
         kod_interval=-(-policy.kod_interval * NANOSECONDS >> abi.KOD_UNIT_SHIFT),
         kod_patience=policy.kod_patience,
         kod_flood=policy.kod_flood,
+        signatures_always=len(always),
+        signatures=len(signatures),
     )
     for index, one in enumerate(policy.classes):
         compiled.classes[index] = class_rule(one)
+    for index, shape in enumerate(signatures):
+        compiled.signature[index] = signature(shape)
     return Compiled(
         policy=compiled,
         prefixes=prefixes,
+        signatures=tuple(one.name for one in signatures),
         table=TableShape(buckets_for(policy.capacity), policy.ipv4_prefix, policy.ipv6_prefix),
         ports=policy.ports,
         destinations=policy.destinations,
     )
 
 
+def per_second(rate: Rate | None) -> Fraction | None:
+    """Requests per second; None: unlimited."""
+    return rate.per_second if rate else None
+
+
 def memory_bytes(policy: Policy, cpus: int) -> dict[str, int]:
-    """Kernel memory that the policy needs, by part, in bytes; prefixes are an estimate."""
-    compiled = compile_policy(policy)
+    """Kernel memory that the policy needs, by part, in bytes, for one interface. Prefixes are an
+    estimate; live entries are not in it: each takes 128 bytes while it is there.
+    """
+    prefixes = {p for one in policy.classes for p in one.prefixes} | set(policy.upstreams)
+    local = (
+        abi.size(abi.Local)
+        + abi.size(abi.TableCounters)
+        + abi.SIGNATURES * abi.size(abi.SignatureCounters)
+    )
     return {
-        "sources": compiled.table.buckets * abi.size(abi.Bucket),
+        "sources": buckets_for(policy.capacity) * abi.size(abi.Bucket),
         "offenders": 16384 * (8 + abi.size(abi.Offender) + 64),
-        "counters": abi.CLASSES * abi.size(abi.Counters) * cpus,
+        "counters": (abi.CLASSES * abi.size(abi.Counters) + local) * cpus,
         "policy": abi.COPIES * (abi.size(abi.Policy) + abi.size(abi.Document)),
-        "prefixes": len(compiled.prefixes) * 2 * 64,
+        # a node of 64 bytes for a prefix, up to one more where two part; the copy before stays
+        "prefixes": abi.COPIES * len(prefixes) * 2 * 64,
+        "shared": abi.size(abi.Shared) + abi.LEAK_SHARDS * 8 + 1024 * 64,
     }

@@ -36,6 +36,10 @@ class Rate:
 class Kind(Protocol):
     """How one sort of value is read and written."""
 
+    @property
+    def wanted(self) -> str:
+        """What is accepted, unit and range included: "a whole number from 1 to 15"."""
+
     def read(self, value: Any) -> Any:
         """The value meant by a TOML value. Raises ValueError."""
 
@@ -50,7 +54,7 @@ def network_of(packed: bytes, length: int) -> Network:
 
 def quote(text: object) -> str:
     """A TOML basic string: JSON's escapes are a subset of TOML's."""
-    return json.dumps(str(text), ensure_ascii=False)
+    return json.dumps(str(text), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def is_integer(value: Any) -> bool:
@@ -58,25 +62,59 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def choices(words: tuple[str, ...]) -> str:
+    """The words, quoted: "this" or "that"."""
+    return " or ".join(f'"{word}"' for word in words)
+
+
+class BadItems(ValueError):
+    """What is wrong with some items of a list: (index, item, what is wrong)."""
+
+    def __init__(self, items: list[tuple[int, Any, str]]) -> None:
+        super().__init__("; ".join(what for _, _, what in items))
+        self.items = items
+
+
 @dataclass(frozen=True)
 class RateKind:
-    """A rate with an upper bound, in requests per second."""
+    """A rate with an upper bound, in requests per second; with `off`, "off" is none at all."""
 
     most: int
+    off: bool = False
 
-    def read(self, value: Any) -> Rate:
+    @property
+    def wanted(self) -> str:
         """See Kind."""
-        match = re.fullmatch(r"(\d[\d_]*)/(second|minute|hour|day)", str(value))
-        if not isinstance(value, str) or not match:
-            raise ValueError('must be a rate like "60/minute" (per second, minute, hour or day)')
-        rate = Rate(int(match[1].replace("_", "")), match[2])
-        if not 0 < rate.per_second <= self.most:
-            raise ValueError(f'must be more than 0 and at most "{self.most}/second"')
-        return rate
+        either = '"off" or ' if self.off else ""
+        return (
+            f'{either}a rate like "60/minute" (per second, minute, hour or day), '
+            f'more than 0 and at most "{self.most}/second"'
+        )
 
-    def write(self, value: Rate) -> str:
+    def read(self, value: Any) -> Rate | None:
         """See Kind."""
-        return quote(value)
+        if self.off and value == "off":
+            return None
+        match = re.fullmatch(r"(\d[\d_]*)/(second|minute|hour|day)", str(value), re.ASCII)
+        if isinstance(value, str) and match:
+            rate = Rate(int(match[1].replace("_", "")), match[2])
+            if 0 < rate.per_second <= self.most:
+                return rate
+        raise ValueError(f"must be {self.wanted}{self._meant(value)}")
+
+    def write(self, value: Rate | None) -> str:
+        """See Kind."""
+        return quote("off" if value is None else value)
+
+    def _meant(self, value: Any) -> str:
+        """Of "60 / min", "60/m", "60 per minute": that 60/minute was meant."""
+        if self.off and value in (0, False, "", "none", "no", "unlimited"):
+            return ': did you mean "off"?'
+        match = re.fullmatch(r"(\d+)\s*(?:/|per\b|a\b|p)?\s*([a-z]+)", str(value).lower(), re.ASCII)
+        for unit in SECONDS if match else ():
+            if match and unit.startswith(match[2].removesuffix("s") or "s") and int(match[1]):
+                return f': did you mean "{int(match[1])}/{unit}"?'
+        return ""
 
 
 @dataclass(frozen=True)
@@ -86,10 +124,15 @@ class Integer:
     least: int
     most: int
 
+    @property
+    def wanted(self) -> str:
+        """See Kind."""
+        return f"a whole number from {self.least} to {self.most}"
+
     def read(self, value: Any) -> int:
         """See Kind."""
         if not is_integer(value) or not self.least <= value <= self.most:
-            raise ValueError(f"must be a whole number from {self.least} to {self.most}")
+            raise ValueError(f"must be {self.wanted}")
         return int(value)
 
     def write(self, value: int) -> str:
@@ -100,10 +143,12 @@ class Integer:
 class Boolean:
     """true or false."""
 
+    wanted = "true or false"
+
     def read(self, value: Any) -> bool:
         """See Kind."""
         if not isinstance(value, bool):
-            raise ValueError("must be true or false")
+            raise ValueError(f"must be {self.wanted}")
         return value
 
     def write(self, value: bool) -> str:
@@ -117,11 +162,34 @@ class Choice:
 
     words: tuple[str, ...]
 
+    @property
+    def wanted(self) -> str:
+        """See Kind."""
+        return choices(self.words)
+
     def read(self, value: Any) -> str:
         """See Kind."""
         if value not in self.words:
-            raise ValueError("must be " + " or ".join(f'"{word}"' for word in self.words))
+            raise ValueError(f"must be {self.wanted}")
         return str(value)
+
+    def write(self, value: str) -> str:
+        """See Kind."""
+        return quote(value)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text of some form; `wanted` says which."""
+
+    wanted: str
+    form: str = ".+"
+
+    def read(self, value: Any) -> str:
+        """See Kind."""
+        if not isinstance(value, str) or not re.fullmatch(self.form, value):
+            raise ValueError(f"must be {self.wanted}")
+        return value
 
     def write(self, value: str) -> str:
         """See Kind."""
@@ -131,11 +199,13 @@ class Choice:
 class Share:
     """A share of excess, as a fraction: never 0, so that nobody is silenced."""
 
+    wanted = 'a fraction from "1/1024" to "1/1"'
+
     def read(self, value: Any) -> Fraction:
         """See Kind."""
-        match = re.fullmatch(r"(\d+)/(\d+)", value) if isinstance(value, str) else None
+        match = re.fullmatch(r"(\d+)/(\d+)", value, re.ASCII) if isinstance(value, str) else None
         if not match or not int(match[2]) or not Fraction(1, 1024) <= Fraction(value) <= 1:
-            raise ValueError('must be a fraction from "1/1024" to "1/1"')
+            raise ValueError(f"must be {self.wanted}")
         return Fraction(value)
 
     def write(self, value: Fraction) -> str:
@@ -150,13 +220,18 @@ class Interval:
     least: int
     most: int
 
+    @property
+    def wanted(self) -> str:
+        """See Kind."""
+        least, most = self.write(self.least), self.write(self.most)
+        return f'a time like "16s", "5m" or "1h", from {least} to {most}'
+
     def read(self, value: Any) -> int:
         """See Kind; in seconds."""
-        match = re.fullmatch(r"(\d+)([smh])", value) if isinstance(value, str) else None
+        match = re.fullmatch(r"(\d+)([smh])", value, re.ASCII) if isinstance(value, str) else None
         seconds = int(match[1]) * INTERVAL_UNITS[match[2]] if match else 0
         if not self.least <= seconds <= self.most:
-            least, most = self.write(self.least), self.write(self.most)
-            raise ValueError(f'must be a time like "16s", "5m" or "1h", from {least} to {most}')
+            raise ValueError(f"must be {self.wanted}")
         return seconds
 
     def write(self, value: int) -> str:
@@ -167,78 +242,85 @@ class Interval:
         raise AssertionError("a second divides every time")
 
 
+@dataclass(frozen=True)
 class ListKind:
-    """A list whose items `item` reads."""
+    """A list of `least` to `most` items, each of which `item` reads. `what` names them."""
 
-    most = 1_000_000
+    item: Kind
+    what: str
+    least: int = 0
+    most: int = 1_000_000
 
-    def item(self, value: Any) -> Any:
-        """One item. Raises ValueError."""
-        if not isinstance(value, str) or not value:
-            raise ValueError("must be a list of names")
-        return value
+    @property
+    def wanted(self) -> str:
+        """See Kind."""
+        return f"a list of {self._size} {self.what}"
+
+    @property
+    def _size(self) -> str:
+        return f"{self.least} to {self.most}" if self.least else f"at most {self.most}"
 
     def read(self, value: Any) -> tuple[Any, ...]:
-        """See Kind."""
-        if not isinstance(value, list) or len(value) > self.most:
-            raise ValueError(f"must be a list of at most {self.most}")
-        return tuple(self.item(one) for one in value)
+        """See Kind. Raises BadItems with every item that is wrong."""
+        if not isinstance(value, list) or not self.least <= len(value) <= self.most:
+            raise ValueError(f"must be {self.wanted}")
+        found, bad = [], []
+        for index, one in enumerate(value):
+            try:
+                found.append(self.item.read(one))
+            except ValueError as error:
+                bad.append((index, one, str(error)))
+        if bad:
+            raise BadItems(bad)
+        return tuple(found)
 
     def write(self, value: tuple[Any, ...]) -> str:
         """See Kind."""
-        items = [str(one) if isinstance(one, int) else quote(one) for one in value]
+        items = [self.item.write(one) for one in value]
         if sum(map(len, items)) < 80:
             return f"[{', '.join(items)}]"
         return "[\n" + "".join(f"    {item},\n" for item in items) + "]"
 
 
-class Ports(ListKind):
-    """UDP ports."""
+class AddressKind:
+    """An IP address."""
 
-    most = 4
+    wanted = 'an IP address like "198.51.100.1" or "2001:db8::1"'
 
-    def read(self, value: Any) -> tuple[int, ...]:
+    def read(self, value: Any) -> Address:
         """See Kind."""
-        if not isinstance(value, list) or not 1 <= len(value) <= self.most:
-            raise ValueError(f"must be a list of 1 to {self.most} ports")
-        return super().read(value)
-
-    def item(self, value: Any) -> int:
-        """One port."""
-        return Integer(1, 65535).read(value)
-
-
-class Addresses(ListKind):
-    """IP addresses."""
-
-    def item(self, value: Any) -> Address:
-        """One address."""
         try:
             if isinstance(value, str):
                 return ipaddress.ip_address(value)
         except ValueError:
             pass
-        raise ValueError(f"{value!r} is no IP address")
+        raise ValueError(f"must be {self.wanted}")
+
+    def write(self, value: Address) -> str:
+        """See Kind."""
+        return quote(value)
 
 
-def read_prefix(value: Any) -> Network:
-    """One prefix. Raises ValueError with the prefix that was probably meant."""
-    if not isinstance(value, str):
-        raise ValueError(f'{value!r} is no prefix: write it like "198.51.100.0/24"')
-    try:
-        return ipaddress.ip_network(value)
-    except ValueError:
-        pass
-    try:
-        meant = ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError(f'"{value}" is no prefix: write it like "198.51.100.0/24"') from None
-    raise ValueError(f'"{value}" has host bits set: did you mean "{meant}"?')
+class PrefixKind:
+    """A prefix; an address alone is a prefix of its whole length."""
 
+    wanted = 'a prefix like "198.51.100.0/24" or "2001:db8::/32", or an address'
 
-class Prefixes(ListKind):
-    """Prefixes."""
+    def read(self, value: Any) -> Network:
+        """See Kind. The error names the prefix that was probably meant."""
+        if isinstance(value, str):
+            try:
+                return ipaddress.ip_network(value)
+            except ValueError:
+                pass
+            try:
+                meant = ipaddress.ip_network(value, strict=False)
+            except ValueError:
+                pass
+            else:
+                raise ValueError(f'has host bits set: did you mean "{meant}"?')
+        raise ValueError(f"must be {self.wanted}")
 
-    def item(self, value: Any) -> Network:
-        """One prefix."""
-        return read_prefix(value)
+    def write(self, value: Network) -> str:
+        """See Kind."""
+        return quote(value)

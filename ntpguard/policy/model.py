@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from ntpguard.policy.header import Header
 from ntpguard.policy.kinds import Address, Network, Rate
 
 DEFAULT_CLASS = "default"
@@ -24,12 +25,26 @@ class ClassPolicy:
 
 
 @dataclass(frozen=True)
+class SignaturePolicy:
+    """A packet shape that is blocked; what is None is not compared."""
+
+    name: str
+    header: Header | None
+    source_port: int | None
+    fraction: str | None
+    when: str = "excess"
+    action: str = "block"
+    mode: str = "enforce"
+
+
+@dataclass(frozen=True)
 class Policy:
-    """All of a policy file, defaults filled in; times in seconds."""
+    """All of a policy file, defaults filled in; times in seconds; a rate None: unlimited."""
 
     mode: str
     ports: tuple[int, ...]
     destinations: tuple[Address, ...]
+    upstreams: tuple[Network, ...]
     interfaces: tuple[str, ...]
     xdp: str
     on_exit: str
@@ -42,7 +57,12 @@ class Policy:
     kod_flood: int
     kod_max_rate: Rate
     newcomers_rate: Rate
+    established_after: int
+    ceiling_rate: Rate | None
+    answers_rate: Rate | None
+    odd_rate: Rate | None
     classes: tuple[ClassPolicy, ...]
+    signatures: tuple[SignaturePolicy, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def class_named(self, name: str) -> ClassPolicy | None:

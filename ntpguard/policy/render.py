@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ntpguard.policy.model import ClassPolicy, Policy
-from ntpguard.policy.settings import CLASS_SETTINGS, SETTINGS
+from ntpguard.policy.model import ClassPolicy, Policy, SignaturePolicy
+from ntpguard.policy.settings import CLASS_SETTINGS, SETTINGS, SIGNATURE_SETTINGS
 
 
 def values_of(policy: Policy) -> dict[str, Any]:
@@ -14,6 +14,7 @@ def values_of(policy: Policy) -> dict[str, Any]:
         "mode": policy.mode,
         "ports": policy.ports,
         "destinations": policy.destinations,
+        "upstreams": policy.upstreams,
         "xdp": policy.xdp,
         "on_exit": policy.on_exit,
         "sources.capacity": policy.capacity,
@@ -29,6 +30,10 @@ def values_of(policy: Policy) -> dict[str, Any]:
         "kod.flood": policy.kod_flood,
         "kod.max_rate": policy.kod_max_rate,
         "newcomers.rate": policy.newcomers_rate,
+        "newcomers.established_after": policy.established_after,
+        "ceiling.rate": policy.ceiling_rate,
+        "answers.rate": policy.answers_rate,
+        "odd.rate": policy.odd_rate,
     }
 
 
@@ -44,6 +49,8 @@ def to_toml(policy: Policy) -> str:
         lines.append(f"{row.name} = {row.kind.write(values[row.key])}")
     for one in policy.classes[1:]:
         lines += ["", "[[class]]", *class_lines(one)]
+    for signature in policy.signatures:
+        lines += ["", "[[signature]]", *signature_lines(signature)]
     return "\n".join(lines) + "\n"
 
 
@@ -54,3 +61,12 @@ def class_lines(one: ClassPolicy) -> list[str]:
         if row.name not in ("name", "prefixes_file"):
             lines.append(f"{row.name} = {row.kind.write(getattr(one, row.name))}")
     return lines
+
+
+def signature_lines(one: SignaturePolicy) -> list[str]:
+    """The settings of one signature that are stated."""
+    return [
+        f"{row.name} = {row.kind.write(getattr(one, row.name))}"
+        for row in SIGNATURE_SETTINGS
+        if getattr(one, row.name) is not None
+    ]

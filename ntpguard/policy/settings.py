@@ -1,34 +1,41 @@
-"""Every setting of the policy file, one row each: checking and showing read it here."""
+"""Every setting of the policy file, one row each: checking, showing and reference read it here."""
 
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from ntpguard.policy.header import HeaderKind
 from ntpguard.policy.kinds import (
-    Addresses,
+    AddressKind,
     Boolean,
     Choice,
     Integer,
     Interval,
     Kind,
     ListKind,
-    Ports,
-    Prefixes,
+    PrefixKind,
     Rate,
     RateKind,
     Share,
+    Text,
 )
 
 # the coarse clock has 4 to 10 ms steps, and a source's limit must be told apart from them
 SOURCE_RATE = RateKind(10_000)
 TOTAL_RATE = RateKind(10_000_000)
+TOTAL_RATE_OR_OFF = RateKind(10_000_000, off=True)
 BURST = Integer(1, 1_000_000)
+NAME = Text("1 to 32 of a-z, 0-9, - and _, the first a letter or digit", "[a-z0-9][a-z0-9_-]{0,31}")
+PREFIXES = ListKind(PrefixKind(), "prefixes")
 REQUIRED = object()
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting; `name` is unique within its section ("" is the file's top level)."""
+    """One setting; `name` is unique within its section ("" is the file's top level).
+
+    A class's default None: what [limit] and [kod] say; a signature's: not compared.
+    """
 
     section: str
     name: str
@@ -37,13 +44,24 @@ class Setting:
     meaning: str
 
     @property
+    def path(self) -> tuple[str, ...]:
+        """Its key's parts: ("limit", "rate")."""
+        return (self.section, self.name) if self.section else (self.name,)
+
+    @property
     def key(self) -> str:
         """As messages name it: "limit.rate"."""
-        return f"{self.section}.{self.name}" if self.section else self.name
+        return ".".join(self.path)
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("", "interfaces", ListKind(), (), "interfaces to guard; or on the command line"),
+    Setting(
+        "",
+        "interfaces",
+        ListKind(Text("an interface's name"), "interfaces"),
+        (),
+        "interfaces to guard; or on the command line",
+    ),
     Setting(
         "",
         "mode",
@@ -51,8 +69,21 @@ SETTINGS: tuple[Setting, ...] = (
         "observe",
         "observe counts what would happen and passes every packet",
     ),
-    Setting("", "ports", Ports(), (123,), "UDP ports guarded"),
-    Setting("", "destinations", Addresses(), (), "addresses guarded; none: any"),
+    Setting("", "ports", ListKind(Integer(1, 65535), "ports", 1, 4), (123,), "UDP ports guarded"),
+    Setting(
+        "",
+        "destinations",
+        ListKind(AddressKind(), "addresses"),
+        (),
+        "addresses guarded; none: any",
+    ),
+    Setting(
+        "",
+        "upstreams",
+        PREFIXES,
+        (),
+        "servers of this host's own client: their answers (modes 2, 4, 5) pass unlimited",
+    ),
     Setting("", "xdp", Choice(("auto", "native", "skb")), "auto", "where the program runs"),
     Setting(
         "",
@@ -88,12 +119,47 @@ SETTINGS: tuple[Setting, ...] = (
         Rate(20_000, "second"),
         "requests of sources that have no slot, together",
     ),
+    Setting(
+        "newcomers",
+        "established_after",
+        # three spacings of at most 1023 mark units, 54 minutes
+        Interval(3, 2700),
+        300,
+        "time over which 4 well-spaced requests make a source established",
+    ),
+    Setting(
+        "ceiling",
+        "rate",
+        TOTAL_RATE_OR_OFF,
+        None,
+        "requests passed to the daemon, all sources together; established ones come first",
+    ),
+    Setting(
+        "answers",
+        "rate",
+        TOTAL_RATE_OR_OFF,
+        Rate(1000, "second"),
+        "answers (modes 2, 4, 5) from no upstream, on each CPU; off: unlimited",
+    ),
+    Setting(
+        "odd",
+        "rate",
+        TOTAL_RATE_OR_OFF,
+        Rate(1000, "second"),
+        "fragments and chains of headers too long to follow, on each CPU; off: unlimited",
+    ),
 )
 
 CLASS_SETTINGS: tuple[Setting, ...] = (
-    Setting("class", "name", ListKind(), REQUIRED, "how commands and metrics name the class"),
-    Setting("class", "prefixes", Prefixes(), (), "its sources"),
-    Setting("class", "prefixes_file", ListKind(), None, "more of them, one a line"),
+    Setting("class", "name", NAME, REQUIRED, "how commands and metrics name the class"),
+    Setting("class", "prefixes", PREFIXES, (), "its sources"),
+    Setting(
+        "class",
+        "prefixes_file",
+        Text("a file name", "[^\0]+"),
+        None,
+        "more of them, one a line, # begins a comment; relative to the policy file",
+    ),
     Setting(
         "class", "action", Choice(("limit", "exempt", "block")), "limit", "what it does with them"
     ),
@@ -111,11 +177,31 @@ CLASS_SETTINGS: tuple[Setting, ...] = (
     ),
 )
 
-
-def setting(section: str, name: str) -> Setting:
-    """The row of one setting. Raises KeyError."""
-    rows = CLASS_SETTINGS if section == "class" else SETTINGS
-    for row in rows:
-        if (row.section, row.name) == (section, name):
-            return row
-    raise KeyError(f"{section}.{name}")
+SIGNATURE_SETTINGS: tuple[Setting, ...] = (
+    Setting("signature", "name", NAME, REQUIRED, "how commands and metrics name the signature"),
+    Setting("signature", "header", HeaderKind(), None, "what the NTP header begins with"),
+    Setting("signature", "source_port", Integer(1, 65535), None, "UDP port it is sent from"),
+    Setting(
+        "signature",
+        "fraction",
+        Choice(("microseconds", "nanoseconds")),
+        None,
+        "how the transmit timestamp's fraction is made: from truncated microseconds (FortiGate), "
+        "or nanoseconds that were not scaled (systemd-timesyncd)",
+    ),
+    Setting(
+        "signature",
+        "when",
+        Choice(("excess", "always")),
+        "excess",
+        "excess: tested on requests over their source's limit; always: on every request",
+    ),
+    Setting("signature", "action", Choice(("block",)), "block", "what it does with them"),
+    Setting(
+        "signature",
+        "mode",
+        Choice(("enforce", "observe")),
+        "enforce",
+        "observe: matches are counted, nothing is decided",
+    ),
+)
