@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* The source table: set-associative, four ways to a bucket, no locks, in an array that user space maps
- * read-only. Memory is 64 bytes per source held at a load of one half, at which 1 % of sources find
+ * read-only. Memory is 64 bytes per source held at a load of one half, at which 4 % of sources find
  * their bucket full.
  *
  * A slot changes hands in this order, so that no source ever has two, none inherits another's state,

@@ -213,11 +213,12 @@ def _warn(
                 f"{one.name}: stays attached in mode {one.xdp}: for {xdp}, run "
                 f"ntpguard down {one.name} first"
             )
-        if one.ifindex not in before and xdp != "skb" and one.driver != "veth":
+        hardware = interfaces.driver(one.name) != "veth"
+        if hardware and one.ifindex not in before and xdp != "skb":
             warn(
                 f"{one.name}: attaching in native mode can reset the NIC: a few seconds of no link"
             )
-        if interfaces.vlan_stripping(one.name) and one.driver != "veth":
+        if hardware and interfaces.vlan_stripping(one.name):
             warn(
                 f"{one.name}: the NIC strips VLAN tags: a KoD on a tagged network would go out "
                 f"untagged: ethtool -K {one.name} rxvlan off txvlan off"

@@ -194,7 +194,7 @@ class Running:
 
     @property
     def capacity(self) -> int:
-        """Sources held with 1 % loss."""
+        """Sources that the table was made for: half of its slots."""
         return int(self.table.buckets) * abi.WAYS // 2
 
     @contextmanager
@@ -344,7 +344,8 @@ def _add(counts: Counts, name: str, index: int, cpus: list[abi.Counters]) -> Non
 def open_running(bpffs: Path) -> Iterator[Running]:
     """The guard of this network namespace.
 
-    Raises NotRunning, or PermissionNeeded if the pins may not be read.
+    Raises NotRunning, PermissionNeeded if the pins may not be read, NtpguardError if they are
+    another version's.
     """
     not_running = NotRunning("not running: nothing is attached: try ntpguard up INTERFACE")
     at = pinned.pins(bpffs)
@@ -355,12 +356,8 @@ def open_running(bpffs: Path) -> Iterator[Running]:
         raise PermissionNeeded(
             f"{at}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
         ) from None
-    links = {}
-    for ifindex, own in pinned.attached(at).items():
-        with maps.descriptor(own / "link") as fd:
-            if libbpf.link_info(fd).ifindex:
-                links[ifindex] = own
-    if not links or not maps.are_whole(at):
+    links = maps.live_links(at)
+    if not links:
         raise not_running
     with maps.opened(at) as descriptors:
         yield Running(at, descriptors, links)

@@ -41,7 +41,7 @@ def check(context: Context, file: Path) -> None:
         [
             f"{file}: ok, mode {checked.mode}",
             f"classes    {data['classes']}, with {data['prefixes']} prefixes",
-            f"sources    {checked.capacity} held with 1 % loss",
+            f"sources    {checked.capacity} held; 4 % of so many find their bucket full",
             f"memory     {total:.1f} MiB: "
             + ", ".join(f"{name} {size / 2**20:.1f}" for name, size in memory.items()),
         ],

@@ -124,7 +124,7 @@ def _table(guard: Running) -> list[Metric]:
     held = GaugeMetricFamily("ntpguard_sources", "Sources held.", labels=["family"])
     for family, count in guard.sources_held().items():
         held.add_metric([family.word], count)
-    capacity = GaugeMetricFamily("ntpguard_sources_capacity", "Sources held with 1 % loss.")
+    capacity = GaugeMetricFamily("ntpguard_sources_capacity", "Sources that the table is made for.")
     capacity.add_metric([], guard.capacity)
     replacements = CounterMetricFamily(
         "ntpguard_source_replacements", "Sources forgotten to make room for another."

@@ -45,9 +45,17 @@ def require(bpffs: Path) -> None:
 
 
 def cookie() -> int:
-    """The kernel's number of this network namespace (Linux 5.14), never used again."""
+    """The kernel's number of this network namespace (Linux 5.14), never used again.
+
+    Raises NtpguardError on an older kernel.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+        try:
+            raw = one.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        except OSError:
+            release = os.uname().release
+            raise NtpguardError(f"Linux {release}: too old: 5.15 or newer is needed") from None
+    return int.from_bytes(raw, "little")
 
 
 def namespace() -> str:

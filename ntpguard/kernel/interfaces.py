@@ -4,7 +4,6 @@ import array
 import errno
 import fcntl
 import ipaddress
-import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ntpguard.errors import NtpguardError, UsageError
 
 ARPHRD_ETHER = 1
 SIOCETHTOOL = 0x8946
+ETHTOOL_GDRVINFO = 0x03
 ETHTOOL_GFLAGS = 0x25
 ETH_FLAG_RXVLAN = 1 << 8
 # pyroute2 gives IFLA_XDP_ATTACHED as the word that `ip link` prints
@@ -29,7 +29,6 @@ class Interface:
     ifindex: int
     mac: bytes
     ethernet: bool
-    driver: str
     xdp: str
     program_id: int | None
 
@@ -46,16 +45,11 @@ def _interface(message: Any) -> Interface:
     xdp = message.get_attr("IFLA_XDP")
     mode = xdp.get_attr("IFLA_XDP_ATTACHED") if xdp else None
     mac = message.get_attr("IFLA_ADDRESS") or ""
-    driver = Path(f"/sys/class/net/{name}/device/driver")
-    kind = message.get_attr("IFLA_LINKINFO")
     return Interface(
         name=name,
         ifindex=message["index"],
         mac=bytes.fromhex(mac.replace(":", "")),
         ethernet=message["ifi_type"] == ARPHRD_ETHER,
-        driver=os.path.basename(os.path.realpath(driver))
-        if driver.exists()
-        else str(kind.get_attr("IFLA_INFO_KIND") if kind else ""),
         xdp=XDP_MODES.get(mode, "none"),
         program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or None) if xdp else None,
     )
@@ -89,19 +83,30 @@ def local_addresses() -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     return {ipaddress.ip_address(text) for text in texts if text}
 
 
+def driver(name: str) -> str | None:
+    """Name of the driver behind an interface; None if it does not tell."""
+    info = _ethtool(name, struct.pack("I192x", ETHTOOL_GDRVINFO))
+    return info[4:36].rstrip(b"\0").decode() if info else None
+
+
 def vlan_stripping(name: str) -> bool | None:
     """Whether the NIC takes VLAN tags off before XDP sees the frame; None if it does not tell."""
-    command = array.array("B", struct.pack("II", ETHTOOL_GFLAGS, 0))
-    request = struct.pack("16sP", name.encode(), command.buffer_info()[0])
+    flags = _ethtool(name, struct.pack("II", ETHTOOL_GFLAGS, 0))
+    return bool(struct.unpack("II", flags)[1] & ETH_FLAG_RXVLAN) if flags else None
+
+
+def _ethtool(name: str, command: bytes) -> bytes | None:
+    """What the driver makes of an ethtool command; None if it does not know it."""
+    memory = array.array("B", command)
+    request = struct.pack("16sP", name.encode(), memory.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         try:
             fcntl.ioctl(one, SIOCETHTOOL, request)
         except OSError as error:
             if error.errno in (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM):
                 return None
-            raise NtpguardError(f"{name}: asking for its offloads: {error.strerror}") from None
-    _, flags = struct.unpack("II", command.tobytes())
-    return bool(flags & ETH_FLAG_RXVLAN)
+            raise NtpguardError(f"{name}: asking its driver: {error.strerror}") from None
+    return memory.tobytes()
 
 
 def forwarding() -> list[str]:

@@ -112,7 +112,9 @@ def signature(one: SignaturePolicy) -> abi.Signature:
 
 
 def buckets_for(capacity: int) -> int:
-    """Buckets that hold `capacity` sources with 1 % loss: a power of two, at most half full."""
+    """Buckets for `capacity` sources: a power of two, at most half full. Of so many, 4 % find their
+    bucket full (Poisson, mean 2 to a bucket of 4).
+    """
     slots = capacity * 2
     return 1 << max(0, (-(-slots // abi.WAYS) - 1).bit_length())
 
