@@ -94,7 +94,10 @@ class Program:
 
     def set_policy(self, copy: int, policy: Policy) -> None:
         """See Model."""
-        words = bytes(policy_words(policy))
+        self.set_policy_words(copy, bytes(policy_words(policy)))
+
+    def set_policy_words(self, copy: int, words: bytes) -> None:
+        """One copy of the policy, as ntpguard.policy.compile makes it."""
         address = ctypes.addressof(self.guard.policy) + copy * abi.size(abi.Policy)
         ctypes.memmove(address, words, len(words))
 

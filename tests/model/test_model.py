@@ -1,34 +1,18 @@
 """The model and the real program judge the same packets and remember the same."""
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from ntpguard import abi
 from ntpguard.words import Reason
 from tests.model import frame, limits, model
 from tests.model.compare import Met, Programs, first_difference, met, run
+from tests.model.seeds import for_seeds
 from tests.model.sequence import Sequence
 
 SEEDS, PACKETS_PER_SEED = 50, 2000
 CHANGED_SEEDS = 100
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Programs]:
-    before = os.sched_getaffinity(0)
-    cpu = min(before)
-    os.sched_setaffinity(0, {cpu})
-    loaded = Programs(cpu)
-    try:
-        yield loaded
-    finally:
-        loaded.close()
-        os.sched_setaffinity(0, before)
 
 
 def test_model_and_program_judge_and_remember_alike_and_meet_every_reason(
@@ -36,15 +20,6 @@ def test_model_and_program_judge_and_remember_alike_and_meet_every_reason(
 ) -> None:
     total = Met()
 
-    # a seed has no smaller one: nothing to shrink; `python -m tests.model.run --seed` does that
-    @settings(
-        max_examples=SEEDS,
-        deadline=None,
-        phases=(Phase.explicit, Phase.generate),
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
-    @given(st.integers(0, 2**32 - 1))
     def judge(seed: int) -> None:
         sequence = Sequence(seed, PACKETS_PER_SEED)
         program = programs.of(sequence.shape)
@@ -52,7 +27,7 @@ def test_model_and_program_judge_and_remember_alike_and_meet_every_reason(
         total.update(met(judged))
         assert not difference, f"seed {seed}: {first_difference(program, sequence.steps)}"
 
-    judge()
+    for_seeds(SEEDS, judge)
     assert {reason for _, reason in total} == set(Reason)
 
 
