@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from ntpguard.words import Reason, Verdict
 from tests.model.memory import differences, words_of
 from tests.model.model import Model, Shape
 from tests.model.program import Program
-from tests.model.sequence import Packet, Step
+from tests.model.sequence import Change, Packet, Step
 
 CHECK_EVERY = 500
 Met = Counter[tuple[Verdict, Reason]]
@@ -23,13 +24,7 @@ class Difference:
     lines: list[str]
 
     def __str__(self) -> str:
-        where = f"packet {self.packet}: {self.step}"
-        if isinstance(self.step, Packet):
-            where = (
-                f"packet {self.packet}, clock {self.step.clock_ns} ns, "
-                f"chance {self.step.chance:#x}, frame {self.step.frame.hex()}"
-            )
-        return "\n  ".join([where, *self.lines[:20]])
+        return "\n  ".join([f"packet {self.packet}: {self.step}", *self.lines[:20]])
 
 
 def run(
@@ -75,22 +70,32 @@ def first_difference(program: Program, steps: list[Step]) -> Difference | None:
 
 
 def smallest(program: Program, steps: list[Step]) -> list[Step]:
-    """The steps, as many left out as can be while model and program still differ."""
+    """The steps with as many packets left out as can be while model and program still differ."""
     size = len(steps) // 2
     while size:
         at = 0
         while at < len(steps):
-            fewer = steps[:at] + steps[at + size :]
-            try:
-                differs = bool(fewer) and run(program, fewer)[0] is not None
-            except KeyError:  # no policy
-                differs = False
-            if differs:
+            rest = [one for one in steps[at : at + size] if not isinstance(one, Packet)]
+            fewer = steps[:at] + rest + steps[at + size :]
+            if len(rest) < len(steps[at : at + size]) and run(program, fewer)[0]:
                 steps = fewer
+                at += len(rest)
             else:
                 at += size
         size //= 2
-    return steps
+    return list(collapsed(steps))
+
+
+def collapsed(steps: list[Step]) -> Iterator[Step]:
+    """The steps without the changes that other changes undo before a packet sees them."""
+    changes: dict[tuple[Any, ...], Change] = {}
+    for step in steps:
+        if isinstance(step, Change):
+            changes[step.name, *step.arguments[:-1]] = step
+        else:
+            yield from changes.values()
+            changes.clear()
+            yield step
 
 
 def met(model: Model) -> Met:

@@ -1,14 +1,16 @@
 """What one seed makes: the control plane's changes and the packets, in their order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from ntpguard.abi import GCRA_UNIT_SHIFT as UNIT
 from tests.bpf.packets import CLIENT_MAC, ETH_QINQ, ETH_VLAN, OTHER_MAC, Frame, ntp
 from tests.model.frame import HOP_BY_HOP, ROUTING
 from tests.model.model import Shape
-from tests.model.policy import Root
+from tests.model.policy import Policy, Root
 from tests.model.world import (
+    INTERVALS,
     SHAPES,
     Sources,
     some_addresses,
@@ -17,6 +19,7 @@ from tests.model.world import (
     some_prefixes,
     some_root,
     some_sources,
+    tuned,
     with_flags,
 )
 
@@ -34,6 +37,9 @@ TEMPO = (
     (0, 0, 0, 3 * SECOND_NS, 64 * SECOND_NS),
     (0,) * 40 + (3600 * SECOND_NS, 901 * SECOND_NS),
     (0, 0, 0, 0, SECOND_NS, 3 * SECOND_NS, 17600 * SECOND_NS),
+    (0, 0, 2 * SECOND_NS, 2 * SECOND_NS, 3599 * SECOND_NS, 3600 * SECOND_NS, 3601 * SECOND_NS),
+    # to the very unit when a limit has room again
+    *((0, 0, unit << UNIT, unit << UNIT, 2 * unit << UNIT) for unit in INTERVALS[1:-1]),
 )
 
 
@@ -45,6 +51,9 @@ class Packet:
     chance: int
     frame: bytes
 
+    def __str__(self) -> str:
+        return f"clock {self.clock_ns} ns, chance {self.chance:#x}, frame {self.frame.hex()}"
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -52,6 +61,9 @@ class Change:
 
     name: str
     arguments: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.arguments}"
 
 
 Step = Packet | Change
@@ -159,7 +171,7 @@ class Sequence:
         self.sources: Sources = some_sources(self.random)
         self.headers = [some_header(self.random) for _ in range(8)]
         self.plain = ntp()
-        start = (1000 * SECOND_NS, CLOCK_WRAP_NS - 60 * SECOND_NS, 1 << 57, (1 << 44) - SECOND_NS)
+        start = (1000 * SECOND_NS, CLOCK_WRAP_NS - 60 * SECOND_NS, 1 << 57, 1 << 44)
         self.clock_ns = self.random.choice(start) + self.random.randrange(SECOND_NS)
         self.steps: list[Step] = []
         self._begin()
@@ -174,6 +186,7 @@ class Sequence:
 
     def _begin(self) -> None:
         self.root = Root()
+        self.policies: dict[int, Policy] = {}
         self.entries = self.random.random() < 0.4
         self._change("set_addresses", some_addresses(self.random))
         self._change("set_entries", self._some_entries() if self.entries else {})
@@ -189,7 +202,11 @@ class Sequence:
         prefixes = some_prefixes(self.random, self.sources)
         policy = some_policy(self.random, [*self.headers, self.plain])
         self._change("set_prefixes", copy, prefixes)
-        self._change("set_policy", copy, with_flags(policy, prefixes, self.shape))
+        self._set_policy(copy, with_flags(policy, prefixes, self.shape))
+
+    def _set_policy(self, copy: int, policy: Policy) -> None:
+        self.policies[copy] = policy
+        self._change("set_policy", copy, policy)
 
     def _commit(self) -> None:
         self.root = some_root(self.random, self.root, self.entries)
@@ -197,7 +214,10 @@ class Sequence:
 
     def _event(self) -> None:
         """The operator does something."""
-        what = self.random.randrange(4)
+        what = self.random.randrange(5)
+        if what == 4:
+            self._tune()
+            return
         if what == 0:
             self._copy(1 - self.root.policy)
         elif what == 1:
@@ -207,6 +227,13 @@ class Sequence:
         elif what == 2:
             self._change("set_addresses", some_addresses(self.random))
         self._commit()
+
+    def _tune(self) -> None:
+        """Other limits and all else as it was."""
+        copy = 1 - self.root.policy
+        self._set_policy(copy, tuned(self.random, self.policies[self.root.policy]))
+        self.root = replace(self.root, policy=copy)
+        self._change("set_root", self.root)
 
     def _templates(self) -> list[Template]:
         """Ordinary requests, and in most stretches as many others."""
@@ -252,6 +279,7 @@ USUAL = (
     Frame(),
     Frame(source_port=123, payload=ntp(version=3, poll=9)),
     Frame(checksum=0),
+    Frame(destination="198.51.100.2"),
     Frame(source="2001:db8:12::7", destination="2001:db8::1"),
     Frame(source="2001:db8:12::7", destination="2001:db8::1", payload=ntp(leap=3, poll=17)),
 )

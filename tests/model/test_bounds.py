@@ -65,7 +65,9 @@ class Crowd:
         self.clock_ns = 10**12
         wire = bytes(IPV4)
         self.head, self.tail = wire[:26], wire[30:]
-        self.steps = random.choice(((0,), (0, 0, 10**4), (0, 10**6, 10**7), (0, 0, 0, 10**9)))
+        self.steps: tuple[int, ...] = random.choice(
+            ((0,), (0, 0, 10**4), (0, 10**6, 10**7), (0, 0, 0, 10**9))
+        )
 
     def send(self, host: int, chance: int = NEVER) -> Xdp:
         """One request."""

@@ -112,6 +112,22 @@ def some_policy(random: Random, headers: list[bytes]) -> Policy:
     )
 
 
+def tuned(random: Random, policy: Policy) -> Policy:
+    """The policy with other limits and all else as it was."""
+    rules = (
+        dataclasses.replace(rule, limit=some_limit(random, tight=0.9)) for rule in policy.rules
+    )
+    return dataclasses.replace(
+        policy,
+        kod=some_bound(random, 0.4),
+        newcomers=some_bound(random, 0.2),
+        gate=some_bound(random, 0.6),
+        ceiling=some_bound(random, 0.6),
+        leak_shard=some_limit(random),
+        rules=tuple(rules),
+    )
+
+
 def with_flags(policy: Policy, prefixes: dict[Prefix, Belongs], shape: Shape) -> Policy:
     """The policy, whose flags say what the prefixes are like."""
     flags = policy.flags & abi.POLICY_DESTINATIONS
