@@ -1,11 +1,14 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test
-.PHONY: setup demo lab test test-kernels lint build bench clean
+# make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
+.PHONY: setup demo lab test test-kernels model lint build bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 BPF := $(wildcard bpf/*.h bpf/*.c)
+
+PACKETS := 10000000
 
 # to build, to run, and to check; services that a package would start stay down
 PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
@@ -60,6 +63,9 @@ test-kernels: setup
 	tests/setup-packages qemu-system-x86
 	tests/kernels/fetch $(SUITES)
 	$(PYTHON) -m tests.kernels $(SUITES:%=build/kernels/%/root)
+
+model: setup
+	tests/private $(PYTHON) -m tests.model.run $(PACKETS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

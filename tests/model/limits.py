@@ -1,0 +1,174 @@
+"""The rate limit, the bounds that all sources share, and the source table: what the model remembers.
+
+GCRA is that of ITU-T I.371: a theoretical arrival time (tat), here 48 bits of gcra units that wrap.
+Each state knows its words, as bpf/ntpguard.h lays them out, so that they can be compared.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ntpguard import abi
+from tests.model.policy import Bound, Limit
+
+WRAP = 1 << 48
+HOUR = 3600 * 10**9 >> abi.GCRA_UNIT_SHIFT
+BITES = 1 << 20  # a second or so: how long a refusal is felt
+LOW, HIGH = abi.PRIORITY_LOW, abi.PRIORITY_HIGH
+
+
+def ahead_of(tat: int, now: int) -> int:
+    """How far tat lies ahead of now; negative: behind."""
+    return (tat - now + WRAP // 2) % WRAP - WRAP // 2
+
+
+@dataclass(slots=True)
+class Gcra:
+    """One word of the limit."""
+
+    tat: int = 0
+
+    def conforms(self, limit: Limit, now: int) -> bool:
+        """Takes one request if the limit has room; else brings back what an older limit left."""
+        ahead = ahead_of(self.tat, now)
+        if ahead > limit.tolerance:
+            if ahead > limit.tolerance + limit.interval:
+                self.tat = (now + limit.tolerance + limit.interval) % WRAP
+            return False
+        self.tat = (now + max(ahead, 0) + limit.interval) % WRAP
+        return True
+
+
+@dataclass(slots=True)
+class Shared:
+    """A shared bound's word and the CPU's share of it. By priority: low, high."""
+
+    tat: int = 0
+    refused: list[int] = field(default_factory=lambda: [0, 0])
+    tokens: list[int] = field(default_factory=lambda: [0, 0])
+
+    def grants(self, bound: Bound, priority: int, now: int) -> bool:
+        """Takes one request; a CPU takes a batch at once and asks once a tick when refused."""
+        interval, tolerance = bound.limit.interval, bound.limit.tolerance
+        if interval == 0:
+            return True
+        if self.tokens[priority]:
+            self.tokens[priority] -= 1
+            return True
+        if self.refused[priority] == now:
+            return False
+        ahead = max(0, ahead_of(self.tat, now))
+        share = 1 if priority == HIGH else 2  # low: half of the tolerance
+        if ahead * share > tolerance:
+            self.refused[priority] = now
+            if ahead > tolerance + interval:
+                self.tat = (now + tolerance + interval) % WRAP
+            return False
+        batch = bound.batch
+        if (ahead + (batch - 1) * interval) * share > tolerance:
+            batch = 1
+        self.tat = (now + ahead + batch * interval) % WRAP
+        self.tokens[priority] = batch - 1
+        return True
+
+    def bites(self, now: int) -> bool:
+        """Whether it refused someone just now."""
+        return any((now - refused) % WRAP < BITES for refused in self.refused)
+
+
+@dataclass(slots=True)
+class Slot:
+    """A source."""
+
+    key: int
+    gcra: Gcra
+    class_index: int
+    generation: int
+    mark: int
+    excess: int = 0
+    kod_time: int = 0
+    after_kod: int = 0
+    unheeded: int = 0
+    established: bool = False
+    steps: int = 0
+    requests: int = 0
+    exceeded: int = 0
+
+    def kept(self, now: int) -> bool:
+        """Over its limit, or established and seen within the hour."""
+        ahead = ahead_of(self.gcra.tat, now)
+        return (ahead > 0 and self.excess > 0) or (self.established and ahead > -HOUR)
+
+    def words(self, fingerprint: int) -> tuple[int, int, int, int]:
+        """key, gcra, aux, stat."""
+        aux = (
+            self.class_index << abi.AUX_CLASS_SHIFT
+            | self.generation << abi.AUX_GENERATION_SHIFT
+            | self.excess << abi.AUX_EXCESS_SHIFT
+            | self.kod_time << abi.AUX_KOD_TIME_SHIFT
+            | self.after_kod << abi.AUX_AFTER_KOD_SHIFT
+            | self.unheeded << abi.AUX_UNHEEDED_SHIFT
+            | self.established << abi.AUX_ESTABLISHED_SHIFT
+            | self.steps << abi.AUX_STEPS_SHIFT
+            | self.mark << abi.AUX_MARK_SHIFT
+        )
+        gcra = self.gcra.tat << abi.GCRA_TAT_SHIFT | fingerprint << abi.GCRA_FINGERPRINT_SHIFT
+        stat = self.requests << abi.STAT_REQUESTS_SHIFT | self.exceeded << abi.STAT_EXCESS_SHIFT
+        return self.key, gcra, aux, stat
+
+
+class Sources:
+    """The source table: buckets of four ways."""
+
+    def __init__(self, buckets: int, seed: tuple[int, int]) -> None:
+        self.buckets: list[list[Slot | None]] = [[None] * abi.WAYS for _ in range(buckets)]
+        self.seed = seed
+        self.inserted, self.replaced = [0, 0], [0, 0]
+        self.full = self.gated = 0
+        self.hashes: dict[int, int] = {}
+
+    def hash(self, key: int) -> int:
+        """The key's hash."""
+        value = self.hashes.get(key)
+        if value is None:
+            value = self.hashes[key] = abi.hash_key(key, self.seed)
+        return value
+
+    def find(self, key: int) -> Slot | None:
+        """The source's slot, if it has one."""
+        for slot in self.buckets[self.hash(key) % len(self.buckets)]:
+            if slot is not None and slot.key == key:
+                return slot
+        return None
+
+    def insert(self, slot: Slot, now: int) -> bool:
+        """Puts a new source into its bucket, over the least useful one; False: all are kept."""
+        ways = self.buckets[self.hash(slot.key) % len(self.buckets)]
+        if None in ways:
+            victim = ways.index(None)
+        else:
+            candidates = [
+                (ahead_of(old.gcra.tat, now), way)
+                for way, old in enumerate(ways)
+                if old is not None and not old.kept(now)
+            ]
+            if not candidates:
+                self.full += 1
+                return False
+            victim = min(candidates)[1]
+        old = ways[victim]
+        if old is not None:
+            self.replaced[abi.family_of_key(old.key)] += 1
+        self.inserted[abi.family_of_key(slot.key)] += 1
+        ways[victim] = slot
+        return True
+
+    def words(self) -> Iterable[int]:
+        """Every word of the table, bucket by bucket: four keys, four gcra, four aux, four stat."""
+        empty = (0, 0, 0, 0)
+        for ways in self.buckets:
+            slots = [
+                empty if slot is None else slot.words(self.hash(slot.key) >> 52) for slot in ways
+            ]
+            for word in range(4):
+                for slot_words in slots:
+                    yield slot_words[word]

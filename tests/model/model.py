@@ -1,0 +1,356 @@
+"""The whole decision, as a reference: what the guard must do with a packet, step by step.
+
+Written from design.md and protocol.md and from nothing of the program but the layout of its words.
+One CPU; time and chance are inputs; every number is a plain integer.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ntpguard import abi
+from ntpguard.abi import Xdp
+from ntpguard.words import Action, Family, Mode, Reason, Verdict
+from tests.model.frame import Kind, Packet, kissable, kod, parse
+from tests.model.limits import HIGH, LOW, WRAP, Gcra, Shared, Slot, Sources
+from tests.model.policy import Belongs, Entry, Limit, Policy, Prefix, Root, Rule, Signature, Tries
+
+REQUESTS, CONTROL = (0, 1, 3), (6, 7)
+SAMPLE = 64  # one excess packet in so many is looked at closely
+ESTABLISHED_STEPS = 3
+QUIET = 15 * 60 * 10**9 >> abi.KOD_UNIT_SHIFT  # kod units after which a KoD is forgotten
+ANSWERED = 8  # kod units in which a source can still have sent before it saw the KoD: 2 s
+UNHEEDING = 2  # excess packets later than that make a KoD unheeded
+COUNTER_SATURATES = 255
+TRUNCATED = int(0.999 * 2**32)
+FLAGS = (
+    (abi.POLICY_PREFIXES_IPV4, abi.POLICY_LONG_IPV4),
+    (abi.POLICY_PREFIXES_IPV6, abi.POLICY_LONG_IPV6),
+)
+
+Decision = tuple[Verdict, Reason]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is fixed when the program is loaded."""
+
+    buckets: int
+    ports: tuple[int, ...] = (123,)
+    ipv4_prefix: int = 32
+    ipv6_prefix: int = 64
+    mac: bytes = bytes(6)
+    seed: tuple[int, int] = (0, 0)
+
+
+@dataclass(slots=True)
+class Offender:
+    """Details of a source that exceeds its limit."""
+
+    first_seen_ns: int
+    last_seen_ns: int = 0
+    sampled: list[int] = field(default_factory=lambda: [0] * len(Verdict))
+    source_port: int = 0
+    ttl: int = 0
+    header: bytes = b""
+
+
+class Model:
+    """A guard. `set_*` are what the control plane does, `judge` is what a packet does."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.root = Root()
+        self.policies: dict[int, Policy] = {}
+        self.prefixes: list[Tries[Belongs]] = [Tries(), Tries()]
+        self.entries: Tries[Entry] = Tries()
+        self.addresses: dict[int, int] = {}
+        self.local: set[int] = set()
+
+        self.sources = Sources(shape.buckets, shape.seed)
+        self.kod, self.newcomers, self.gate, self.ceiling = (Shared() for _ in range(abi.BOUNDS))
+        self.leak = [Gcra() for _ in range(abi.LEAK_SHARDS)]
+        self.answers, self.odd = Gcra(), Gcra()
+        self.packets: Counter[tuple[int, Family, Verdict, Reason]] = Counter()
+        self.observed: Counter[tuple[int, Family, Verdict, Reason]] = Counter()
+        self.bytes: Counter[tuple[int, Family, Verdict]] = Counter()
+        self.matched, self.blocked = [0] * abi.SIGNATURES, [0] * abi.SIGNATURES
+        self.offenders: dict[int, Offender] = {}
+
+    def set_root(self, root: Root) -> None:
+        """The one commit that makes prepared copies the running ones."""
+        self.root = root
+
+    def set_policy(self, copy: int, policy: Policy) -> None:
+        """One copy of the policy."""
+        self.policies[copy] = policy
+
+    def set_prefixes(self, copy: int, prefixes: dict[Prefix, Belongs]) -> None:
+        """One copy of the policy's prefixes."""
+        self.prefixes[copy] = Tries(prefixes)
+
+    def set_entries(self, entries: dict[Prefix, Entry]) -> None:
+        """All live entries."""
+        self.entries = Tries(entries)
+
+    def set_addresses(self, addresses: dict[int, int]) -> None:
+        """Flags of this host's addresses, IPv4-mapped."""
+        self.addresses = addresses
+        self.local = {one for one, flags in addresses.items() if flags & abi.ADDRESS_LOCAL}
+
+    # the packet
+
+    def judge(self, frame: bytes, clock_ns: int, chance: int) -> tuple[Xdp, bytes]:
+        """The return code, and the packet afterwards."""
+        packet = parse(frame, self.shape.mac, self.shape.ports)
+        policy = self.policies[self.root.policy]
+        if packet.kind == Kind.OTHER or not self.guarded(packet, policy):
+            return Xdp.PASS, frame
+        self.policy, self.clock_ns, self.chance = policy, clock_ns, chance
+        self.now = (clock_ns >> abi.GCRA_UNIT_SHIFT) % WRAP
+        self.mark_clock = (clock_ns >> abi.MARK_UNIT_SHIFT) % (1 << abi.AUX_MARK_BITS)
+        self.kod_clock = (clock_ns >> abi.KOD_UNIT_SHIFT) % (1 << abi.AUX_KOD_TIME_BITS) or 1
+
+        self.class_index, self.flags = 0, 0
+        verdict, reason = self.decide(packet)
+        if self.root.mode == Mode.OBSERVE or self.flags & abi.CLASS_OBSERVE:
+            self.observed[self.class_index, packet.family, verdict, reason] += 1
+            if verdict != Verdict.PASS:
+                verdict, reason = Verdict.PASS, Reason.OBSERVED
+        self.packets[self.class_index, packet.family, verdict, reason] += 1
+        self.bytes[self.class_index, packet.family, verdict] += len(frame)
+        if verdict == Verdict.KOD:
+            return Xdp.TX, kod(packet)
+        return (Xdp.PASS if verdict == Verdict.PASS else Xdp.DROP), frame
+
+    def guarded(self, packet: Packet, policy: Policy) -> bool:
+        """Whether the packet's destination is one that the policy guards."""
+        if not policy.flags & abi.POLICY_DESTINATIONS:
+            return True
+        flag = abi.ADDRESS_DESTINATION << self.root.policy
+        return bool(self.addresses.get(packet.to, 0) & flag)
+
+    def decide(self, packet: Packet) -> Decision:
+        """The verdict and why; the class it counts in is left in class_index and flags."""
+        if self.root.mode == Mode.OFF:
+            return Verdict.PASS, Reason.OFF
+        if packet.kind == Kind.ODD:
+            return self.budget(self.odd, self.policy.odd), Reason.ODD
+        if packet.kind == Kind.MALFORMED:
+            return Verdict.DROP, Reason.MALFORMED
+
+        entry = self.live_entry(packet)
+        if entry == Action.BLOCK:
+            return Verdict.DROP, Reason.ENTRY
+        key = self.source_key(packet)
+        slot = self.sources.find(key) if packet.mode in REQUESTS else None
+        rule = self.classify(packet, slot)
+
+        if rule.action == Action.BLOCK and entry != Action.EXEMPT:
+            return Verdict.DROP, Reason.BLOCK
+        if packet.mode in CONTROL:
+            allowed = rule.flags & abi.CLASS_CONTROL
+            return (Verdict.PASS if allowed else Verdict.DROP), Reason.CONTROL
+        if packet.mode not in REQUESTS:
+            upstream = self.belongs(packet).upstream
+            passes = Verdict.PASS if upstream else self.budget(self.answers, self.policy.answers)
+            return passes, Reason.ANSWER
+        if not packet.whole:
+            return Verdict.DROP, Reason.MALFORMED
+        if entry == Action.EXEMPT:
+            return Verdict.PASS, Reason.ENTRY
+        if rule.action == Action.EXEMPT:
+            return Verdict.PASS, Reason.EXEMPT
+        if self.signature_blocks(packet, 0, self.policy.signatures_always):
+            return Verdict.DROP, Reason.SIGNATURE
+        if slot is None:
+            slot = self.newcomer(key, rule)
+            if slot is None:
+                return self.under_ceiling(self.untracked(key, rule), LOW)
+            return self.conforming(slot)
+        if slot.gcra.conforms(rule.limit, self.now):
+            return self.conforming(slot)
+        return self.exceeding(packet, slot, rule)
+
+    def budget(self, gcra: Gcra, limit: Limit) -> Verdict:
+        """What a CPU's own budget says."""
+        passes = limit.interval == 0 or gcra.conforms(limit, self.now)
+        return Verdict.PASS if passes else Verdict.DROP
+
+    # classify
+
+    def live_entry(self, packet: Packet) -> Action | None:
+        """The action of the longest live entry that has not expired."""
+        most: int | None = 128
+        if not self.root.entries[packet.family]:
+            return None
+        for _ in range(abi.ENTRY_DEPTH):
+            entry = (
+                None if most is None else self.entries.longest(packet.family, packet.source, most)
+            )
+            if entry is None:
+                return None
+            if entry.expires_ns == 0 or entry.expires_ns > self.clock_ns:
+                return entry.action
+            most = entry.fallback
+        return None
+
+    def source_key(self, packet: Packet) -> int:
+        """The key of the packet's source in the source table."""
+        if packet.family == Family.IPV4:
+            length = self.shape.ipv4_prefix
+            address = packet.source >> 32 - length << 32 - length
+            return abi.KEY_IPV4_TAG | length << abi.KEY_IPV4_LENGTH_SHIFT | address
+        unused = 64 - self.shape.ipv6_prefix
+        return (packet.source >> 64 >> unused << unused) or abi.KEY_ZERO_TAG
+
+    def belongs(self, packet: Packet) -> Belongs:
+        """What the longest prefix of the running copy says of the packet's source."""
+        some, _ = FLAGS[packet.family]
+        found = None
+        if self.policy.flags & some:
+            found = self.prefixes[self.root.prefixes].longest(packet.family, packet.source)
+        return found or Belongs(0)
+
+    def classify(self, packet: Packet, slot: Slot | None) -> Rule:
+        """The class of the packet's source: cached in its slot, or by longest prefix."""
+        _, long = FLAGS[packet.family]
+        cached = slot is not None and slot.generation == self.root.generation
+        if slot is not None and cached and not self.policy.flags & long:
+            self.class_index = slot.class_index
+        else:
+            self.class_index = self.belongs(packet).class_index
+        rule = self.policy.rules[self.class_index]
+        self.flags = rule.flags
+        return rule
+
+    def signature_blocks(self, packet: Packet, begin: int, end: int) -> bool:
+        """Whether one of these signatures blocks the request; counts what matches."""
+        if begin >= end:
+            return False
+        header = int.from_bytes(packet.header, "big")
+        for index in range(begin, end):
+            signature = self.policy.signatures[index]
+            if matches(signature, header, packet.source_port):
+                self.matched[index] += 1
+                if not signature.flags & abi.SIGNATURE_OBSERVE:
+                    self.blocked[index] += 1
+                    return True
+        return False
+
+    # the limit
+
+    def newcomer(self, key: int, rule: Rule) -> Slot | None:
+        """A slot for a source that had none; None: untracked."""
+        if not self.gate.grants(self.policy.gate, HIGH, self.now):
+            self.sources.gated += 1
+            return None
+        tat = (self.now + rule.limit.interval) % WRAP
+        slot = Slot(key, Gcra(tat), self.class_index, self.root.generation, self.mark_clock)
+        return slot if self.sources.insert(slot, self.now) else None
+
+    def untracked(self, key: int, rule: Rule) -> Decision:
+        """A request of a source that has no slot: never unlimited, never silenced."""
+        if self.newcomers.grants(self.policy.newcomers, HIGH, self.now):
+            return Verdict.PASS, Reason.UNTRACKED
+        if self.leaks(key, rule):
+            return Verdict.PASS, Reason.LEAK
+        return Verdict.DROP, Reason.UNTRACKED
+
+    def conforming(self, slot: Slot) -> Decision:
+        """A request within its source's limit."""
+        slot.requests += 1
+        slot.class_index, slot.generation = self.class_index, self.root.generation
+        slot.excess = 0
+        priority = HIGH if slot.established else LOW
+        decision = self.under_ceiling((Verdict.PASS, Reason.CONFORM), priority)
+        if not self.gate.bites(self.now) and not self.ceiling.bites(self.now):
+            self.step_towards_established(slot)
+        return decision
+
+    def step_towards_established(self, slot: Slot) -> None:
+        """Four well-spaced requests make a source an established one."""
+        spacing = (self.mark_clock - slot.mark) % (1 << abi.AUX_MARK_BITS)
+        if not slot.established and spacing >= self.policy.established_spacing:
+            slot.steps += 1
+            slot.mark = self.mark_clock
+            slot.established = slot.steps == ESTABLISHED_STEPS
+
+    def exceeding(self, packet: Packet, slot: Slot, rule: Rule) -> Decision:
+        """A request beyond its source's limit: blocked by its shape, leaked, kissed or dropped."""
+        slot.requests += 1
+        slot.exceeded += 1
+        slot.class_index, slot.generation = self.class_index, self.root.generation
+        due = self.remember_excess(slot)
+        if self.signature_blocks(
+            packet, self.policy.signatures_always, len(self.policy.signatures)
+        ):
+            decision = Verdict.DROP, Reason.SIGNATURE
+        elif self.leaks(slot.key, rule):
+            decision = Verdict.PASS, Reason.LEAK
+        elif (
+            due
+            and rule.flags & abi.CLASS_KOD
+            and kissable(packet, self.local)
+            and self.kod.grants(self.policy.kod, HIGH, self.now)
+        ):
+            slot.kod_time, slot.after_kod = self.kod_clock, 0
+            decision = Verdict.KOD, Reason.LIMIT
+        else:
+            decision = Verdict.DROP, Reason.LIMIT
+        decision = self.under_ceiling(decision, HIGH if slot.established else LOW)
+        if slot.excess == 1 or self.chance % SAMPLE == 0:
+            self.remember_offender(packet, slot.key, decision[0])
+        return decision
+
+    def under_ceiling(self, decision: Decision, priority: int) -> Decision:
+        """The decision, unless it passes a request of which the daemon has enough."""
+        if decision[0] == Verdict.PASS and not self.ceiling.grants(
+            self.policy.ceiling, priority, self.now
+        ):
+            return Verdict.DROP, Reason.CEILING
+        return decision
+
+    def leaks(self, key: int, rule: Rule) -> bool:
+        """Whether excess is answered anyway: by chance, within the budget of the source's shard."""
+        shard = self.leak[self.sources.hash(key) >> 32 & abi.LEAK_SHARDS - 1]
+        return self.chance <= rule.leak and shard.conforms(self.policy.leak_shard, self.now)
+
+    def remember_excess(self, slot: Slot) -> bool:
+        """What the source did since its last KoD; whether another one is due."""
+        policy = self.policy
+        slot.excess = min(slot.excess + 1, COUNTER_SATURATES)
+        elapsed = (self.kod_clock - slot.kod_time) % (1 << abi.AUX_KOD_TIME_BITS)
+        if slot.kod_time:
+            if elapsed > QUIET:
+                slot.unheeded = slot.after_kod = 0
+            elif slot.unheeded >= policy.kod_patience:  # deaf
+                slot.kod_time = self.kod_clock
+                return False
+            elif elapsed >= ANSWERED and slot.after_kod < UNHEEDING:
+                slot.after_kod += 1
+                slot.unheeded += slot.after_kod == UNHEEDING
+        waited = not slot.kod_time or elapsed >= policy.kod_interval
+        return slot.excess <= policy.kod_flood and slot.unheeded < policy.kod_patience and waited
+
+    def remember_offender(self, packet: Packet, key: int, verdict: Verdict) -> None:
+        """Details for the operator."""
+        offender = self.offenders.setdefault(key, Offender(self.clock_ns))
+        offender.last_seen_ns = self.clock_ns
+        offender.sampled[verdict] += 1
+        offender.source_port = packet.source_port
+        offender.ttl = packet.ttl
+        offender.header = packet.header
+
+
+def matches(signature: Signature, header: int, source_port: int) -> bool:
+    """Whether a request has this shape; header as one integer in network byte order."""
+    if header & signature.mask != signature.value:
+        return False
+    if signature.flags & abi.SIGNATURE_SOURCE_PORT and source_port != signature.source_port:
+        return False
+    fraction = header & 0xFFFFFFFF  # of the transmit timestamp
+    if signature.fraction == abi.FRACTION_MICROSECONDS:
+        return fraction * 1_000_000 % 2**32 >= TRUNCATED
+    if signature.fraction == abi.FRACTION_NANOSECONDS:
+        return fraction < 10**9
+    return True

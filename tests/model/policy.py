@@ -1,0 +1,135 @@
+"""What the model is told: the running policy and its tries, as plain values.
+
+Times are in gcra units (2^10 ns) unless a name says otherwise; what each field means is said in
+bpf/ntpguard.h.
+"""
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from ntpguard.words import Action, Family, Mode
+
+BITS = (32, 128)  # of an address, by family
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """GCRA's two parameters."""
+
+    interval: int = 0
+    tolerance: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit that all sources share."""
+
+    limit: Limit = Limit()
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A class."""
+
+    limit: Limit = Limit()
+    leak: int = 0  # in 2^-32
+    action: Action = Action.LIMIT
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A packet shape; value and mask are 48 bytes as one integer in network byte order."""
+
+    value: int
+    mask: int
+    source_port: int = 0
+    flags: int = 0
+    fraction: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One copy of the policy."""
+
+    kod: Bound
+    newcomers: Bound
+    gate: Bound
+    ceiling: Bound
+    leak_shard: Limit
+    answers: Limit
+    odd: Limit
+    flags: int
+    kod_interval: int
+    kod_patience: int
+    kod_flood: int
+    established_spacing: int
+    signatures_always: int
+    signatures: tuple[Signature, ...]
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The root word."""
+
+    mode: Mode = Mode.OFF
+    policy: int = 0
+    prefixes: int = 0
+    entries: tuple[bool, bool] = (False, False)
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first `length` bits of an address: `network` is the whole address."""
+
+    family: Family
+    length: int
+    network: int
+
+
+@dataclass(frozen=True, slots=True)
+class Belongs:
+    """What a prefix of the policy says."""
+
+    class_index: int
+    upstream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A live entry; fallback None: nothing holds after it."""
+
+    action: Action
+    expires_ns: int = 0
+    fallback: int | None = None
+
+
+@dataclass
+class Tries(Generic[T]):
+    """Longest-prefix match in both families."""
+
+    values: dict[Prefix, T] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.lengths: tuple[list[int], list[int]] = ([], [])
+        self.found: dict[tuple[Family, int, int], T] = {}
+        for prefix, value in self.values.items():
+            bits = prefix.network >> BITS[prefix.family] - prefix.length
+            self.found[prefix.family, prefix.length, bits] = value
+        for family in Family:
+            used = {p.length for p in self.values if p.family == family}
+            self.lengths[family].extend(sorted(used, reverse=True))
+
+    def longest(self, family: Family, address: int, most: int = 128) -> T | None:
+        """The value of the longest prefix, of at most `most` bits, that has this address."""
+        for length in self.lengths[family]:
+            if length <= most:
+                value = self.found.get((family, length, address >> BITS[family] - length))
+                if value is not None:
+                    return value
+        return None
