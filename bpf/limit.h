@@ -36,16 +36,69 @@ static __always_inline bool grants(const struct running *running, __u32 bound, _
 			    &running->policy->bounds[bound], now, priority);
 }
 
-/* A share of excess is answered anyway, so that who is spoofed is never silenced (CVE-2015-7705). Each of
- * the shards has its own budget: one flood empties one.
+/* Each of the leak's shards has its own budget: one flood empties one. The last half of it is for
+ * established sources, so that a flood of forged ones does not take it from them.
  */
-static __always_inline bool leaks(const struct running *running, const struct request *request)
+static __always_inline bool shard_grants(const struct running *running,
+					 const struct request *request, bool established)
 {
-	if (chance() > request->rule->leak)
-		return false;
 	__u32 shard = request->hash >> 32 & (NTPGUARD_LEAK_SHARDS - 1);
+	const struct limit *limit = &running->policy->leak_shard;
 	__u64 *tat = bpf_map_lookup_elem(&leak, &shard);
-	return tat && gcra(tat, 0, &running->policy->leak_shard, request->now) == GCRA_CONFORMS;
+
+	if (!tat)
+		return false;
+	__s64 ahead = load(tat) - request->now;
+	if (!established && ahead > (__s64)limit->burst_tolerance >> 1)
+		return false;
+	return gcra(tat, 0, limit, request->now) == GCRA_CONFORMS;
+}
+
+/* What tells the senders behind one address apart, as 4 bits that a forger can neither compute nor
+ * search: the distance, the port, the make of the header.
+ */
+static __always_inline __u64 look_of(const struct packet *packet, __u64 hash)
+{
+	const struct ntp_header *ntp = &packet->ntp;
+	__u16 port = bpf_ntohs(packet->source_port);
+	__u64 port_kind = port == NTP_PORT ? 0 : port < 1024 ? 1 : port < 32768 ? 2 : 3;
+	__u64 make = packet->ttl | ntp->li_vn_mode << 8 | (__u8)ntp->precision << 16 |
+		     (__u64)ntp->stratum << 24 | port_kind << 32;
+
+	make |= (__u64) !!ntp->root_delay << 34 | (__u64) !!ntp->root_dispersion << 35 |
+		(__u64) !!ntp->reference_id << 36 | (__u64) !!packet->words[2] << 37 |
+		(__u64) !!packet->words[3] << 38 | (__u64) !!packet->words[4] << 39 |
+		(__u64)(packet->payload > sizeof(*ntp)) << 40 | (__u64)!packet->plain << 41;
+	return source_hash(make ^ hash) >> (64 - AUX_LOOK_BITS);
+}
+
+/* A share of excess is answered anyway, so that who is spoofed is never silenced (CVE-2015-7705). Beside
+ * it, an eighth more is put by, one answer at a time, for a request that looks different from the one
+ * before: most likely the victim's own, between those of a forger who does not know its look
+ * (docs/explanation/attacks.md has the figures). Every answer put by was taken from the shard.
+ */
+static __always_inline bool leaks(const struct running *running, const struct request *request,
+				  __u64 *aux)
+{
+	__u32 share = request->rule->leak;
+	__u32 with_credit = share + (share >> 3) < share ? ~0U : share + (share >> 3);
+	__u32 drawn = chance();
+	__u64 look = look_of(request->packet, request->hash);
+	bool other = look != AUX_GET(*aux, LOOK);
+	bool credit = AUX_GET(*aux, CREDIT);
+	bool established = AUX_GET(*aux, ESTABLISHED);
+
+	*aux = AUX_SET(*aux, LOOK, look);
+	if (other && credit) {
+		*aux = AUX_SET(*aux, CREDIT, 0);
+		return true;
+	}
+	if (drawn <= share)
+		return shard_grants(running, request, established);
+	if (!other && !credit && drawn <= with_credit &&
+	    shard_grants(running, request, established))
+		*aux = AUX_SET(*aux, CREDIT, 1);
+	return false;
 }
 
 /* Sources without a slot share one limit: never unlimited, never silenced. */
@@ -54,7 +107,7 @@ static __always_inline void untracked(const struct running *running, const struc
 {
 	if (grants(running, BOUND_NEWCOMERS, request->now, PRIORITY_HIGH))
 		decide(decision, VERDICT_PASS, REASON_UNTRACKED);
-	else if (leaks(running, request))
+	else if (chance() <= request->rule->leak && shard_grants(running, request, false))
 		decide(decision, VERDICT_PASS, REASON_LEAK);
 	else
 		decide(decision, VERDICT_DROP, REASON_UNTRACKED);
@@ -71,7 +124,7 @@ static __always_inline __u64 excess(const struct running *running, const struct 
 	if (is_blocked_by_signature(policy, request->packet, policy->signatures_always,
 				    policy->signatures)) {
 		decide(decision, VERDICT_DROP, REASON_SIGNATURE);
-	} else if (leaks(running, request)) {
+	} else if (leaks(running, request, &aux)) {
 		decide(decision, VERDICT_PASS, REASON_LEAK);
 	} else if (due && request->rule->flags & CLASS_KOD && is_kissable(request->packet) &&
 		   grants(running, BOUND_KOD, request->now, PRIORITY_HIGH)) {
@@ -155,9 +208,9 @@ static __always_inline void limit(const struct running *running, const struct re
 	    !bites(running->local, BOUND_GATE, now) && !bites(running->local, BOUND_CEILING, now))
 		aux = step(aux, request->now_ns);
 	__sync_fetch_and_add(&bucket->stat[way], once);
-	/* Another CPU's swap first: it saw this source too, and one KoD is enough. */
+	/* Another CPU's swap first: it saw this source too, and one KoD, one answer put by is enough. */
 	if (aux != seen && __sync_val_compare_and_swap(&bucket->aux[way], seen, aux) != seen &&
-	    decision->verdict == VERDICT_KOD)
+	    (decision->verdict == VERDICT_KOD || AUX_GET(seen, CREDIT) > AUX_GET(aux, CREDIT)))
 		decide(decision, VERDICT_DROP, REASON_LIMIT);
 	if (admitted == GCRA_EXCESS &&
 	    (AUX_GET(aux, EXCESS) == 1 || chance() % OFFENDER_SAMPLE == 0))

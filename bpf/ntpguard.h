@@ -109,7 +109,8 @@ enum ntpguard_gcra {
  *   bit  46     established
  *   bits 47-48  well-spaced requests after the first, on the way to being established
  *   bits 49-58  time of the last of them, mark units
- *   bits 59-63  free
+ *   bits 59-62  look of the last excess request
+ *   bit  63     credit: an answer put by for an excess request of another look than the one before
  */
 enum ntpguard_aux {
 	AUX_CLASS_SHIFT = 0,
@@ -130,6 +131,10 @@ enum ntpguard_aux {
 	AUX_STEPS_BITS = 2,
 	AUX_MARK_SHIFT = 49,
 	AUX_MARK_BITS = 10,
+	AUX_LOOK_SHIFT = 59,
+	AUX_LOOK_BITS = 4,
+	AUX_CREDIT_SHIFT = 63,
+	AUX_CREDIT_BITS = 1,
 	KOD_UNIT_SHIFT = 28,  /* nanoseconds >> 28 */
 	MARK_UNIT_SHIFT = 30, /* nanoseconds >> 30 */
 };

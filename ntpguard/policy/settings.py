@@ -105,7 +105,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("limit", "burst", BURST, 32, "requests it may send at once after a pause"),
     Setting("limit", "leak", Share(), Fraction(1, 4), "share of excess answered anyway"),
     Setting(
-        "limit", "leak_max", TOTAL_RATE, Rate(10_000, "second"), "excess answered, all sources"
+        "limit", "leak_max", TOTAL_RATE, Rate(16_000, "second"), "excess answered, all sources"
     ),
     Setting("kod", "enabled", Boolean(), True, "whether excess may be answered with a KoD"),
     Setting("kod", "interval", Interval(1, 3600), 16, "time between two KoDs to one source"),

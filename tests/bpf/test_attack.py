@@ -1,6 +1,8 @@
 """What an attacker would walk through, on the virtual clock."""
 
+import ipaddress
 import os
+import random
 import threading
 import time
 from collections import Counter
@@ -11,13 +13,14 @@ import pytest
 from ntpguard import abi
 from ntpguard.kernel import libbpf
 from ntpguard.words import Action, Family, Reason, Verdict
-from tests.bpf.guard import ALWAYS, SECOND, Guard, guard, limit, rule, units
+from tests.bpf.guard import ALWAYS, SECOND, SEED, Guard, guard, limit, rule, units
 from tests.bpf.packets import IPV4, IPV6, Frame, ntp
 
 V4 = Family.IPV4
 FRAGMENT = IPV4.but(fragment=0x2000)
 ANSWER = IPV4.but(payload=ntp(mode=4))
-UNLIMITED = abi.Bound(abi.Limit(), 1)
+KEY = abi.source_key(ipaddress.ip_address(IPV4.source), 32, 64)
+ONLY_PUT_BY = 2**30 + 2**26  # between a leak of 1/4 and an eighth more
 
 
 def bound(per_second: float, burst: int, batch: int = 1) -> abi.Bound:
@@ -313,6 +316,51 @@ def test_destinations_belong_to_a_copy_of_the_policy(one: Guard) -> None:
     assert verdicts(one, IPV4, 5) == {Verdict.PASS: 5}
     one.add_address("198.51.100.1", abi.ADDRESS_LOCAL | abi.ADDRESS_DESTINATION)
     assert verdicts(one, IPV4, 5)[Verdict.PASS] == 1
+
+
+def test_forged_sources_leave_half_of_a_shard_to_an_established_one(one: Guard) -> None:
+    one.set_rules(
+        rule(per_second=0.01, burst=1),
+        established_spacing=90,
+        leak_shard=abi.Limit(units(100 * SECOND), 6 * units(100 * SECOND)),
+    )
+    establish(one)
+    shard = abi.hash_key(KEY, SEED) >> 32 & 255
+    forged = [
+        frame
+        for frame in map(host, range(20_000))
+        if abi.hash_key(abi.source_key(ipaddress.ip_address(frame.source), 32, 64), SEED) >> 32
+        & 255
+        == shard
+    ]
+    for frame in forged:
+        one.verdict(frame)
+    one.inputs.chance = ALWAYS
+    leaked = sum(one.verdict(frame) == Verdict.PASS for frame in forged for _ in range(2))
+    assert leaked == 4
+    assert verdicts(one, IPV4, 10)[Verdict.PASS] == 3
+
+
+def test_a_packet_that_looks_different_gets_the_answer_put_by_and_only_one(one: Guard) -> None:
+    one.set_rules(rule(burst=1, leak=1 / 4))
+    victim = IPV4.but(ttl=50)
+    one.verdict(IPV4)
+    one.inputs.chance = ONLY_PUT_BY
+    assert verdicts(one, IPV4, 100)[Verdict.PASS] == 0  # puts one by; none is answered
+    assert [one.verdict(victim) for _ in range(3)] == [Verdict.PASS, Verdict.DROP, Verdict.DROP]
+    assert one.counted()[V4, Verdict.PASS, Reason.LEAK, 0] == 1
+
+
+def test_looks_in_turn_get_nothing_beyond_the_leak(one: Guard) -> None:
+    one.set_rules(rule(per_second=0.001, burst=1, leak=1 / 4))
+    looks = [IPV4.but(ttl=ttl) for ttl in range(30, 60)]
+    one.verdict(IPV4)
+    chances = random.Random(1)
+    passed = 0
+    for i in range(20_000):
+        one.inputs.chance = chances.getrandbits(32)
+        passed += one.verdict(looks[i % len(looks)]) == Verdict.PASS
+    assert passed / 20_000 < 0.25 * 1.125 + 0.01
 
 
 def test_the_leak_is_bounded_by_each_shard_whatever_the_flood(one: Guard) -> None:

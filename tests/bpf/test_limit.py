@@ -102,7 +102,8 @@ def test_a_quarter_of_excess_leaks_by_chance_and_never_more_than_the_shards_budg
     one.inputs.chance = int(0.25 * 2**32) + 1
     assert one.verdict(IPV4) != Verdict.PASS
     one.inputs.chance = ALWAYS
-    assert [one.verdict(IPV4) for _ in range(4)].count(Verdict.PASS) == 3
+    # half of the burst is for established sources
+    assert [one.verdict(IPV4) for _ in range(4)].count(Verdict.PASS) == 2
 
 
 def test_a_source_is_kissed_once_an_interval(one: Guard) -> None:
