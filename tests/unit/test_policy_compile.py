@@ -124,15 +124,15 @@ def test_a_shared_bound_of_any_rate_serves_both_priorities(rate: Fraction) -> No
     interval = one.limit.emission_interval >> abi.GCRA_TAT_SHIFT
     assert bound_grants(one, 0, 0, high=False)[0] == one.batch
     tat, low, high = 0, 0, 0
-    for step in range(4000):  # low asks ten times as often as the rate; high, half as often
+    for step in range(4000):  # low asks ten times as often as the rate; high, less often than it
         now = step * interval // 10
         granted, tat = bound_grants(one, tat, now, high=False)
         low += granted
-        if step % 20 == 0:
+        if step % 17 == 0:
             granted, tat = bound_grants(one, tat, now, high=True)
             assert granted, "low priority leaves nothing"
             high += granted
-    assert low > 0 and high >= 200
+    assert low > 0 and high > 200
     burst = one.limit.burst_tolerance // one.limit.emission_interval + 1
     assert low + high <= burst + 400 + one.batch
 
@@ -237,6 +237,7 @@ def test_a_known_misuse_compiles_to_the_bytes_of_its_shape(
         ("3?.4", "3004", "f00f"),
         ("..", None, None),
         ("E3 ?? ..", "e3", "ff"),
+        ("e3 0?", "e300", "fff0"),
     ],
 )
 def test_a_masked_digit_is_not_compared(header: str, value: str | None, mask: str | None) -> None:
