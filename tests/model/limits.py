@@ -90,6 +90,8 @@ class Slot:
     unheeded: int = 0
     established: bool = False
     steps: int = 0
+    look: int = 0
+    credit: bool = False
     requests: int = 0
     exceeded: int = 0
 
@@ -108,6 +110,8 @@ class Slot:
             | self.after_kod << abi.AUX_AFTER_KOD_SHIFT
             | self.unheeded << abi.AUX_UNHEEDED_SHIFT
             | self.established << abi.AUX_ESTABLISHED_SHIFT
+            | self.look << abi.AUX_LOOK_SHIFT
+            | self.credit << abi.AUX_CREDIT_SHIFT
             | self.steps << abi.AUX_STEPS_SHIFT
             | self.mark << abi.AUX_MARK_SHIFT
         )

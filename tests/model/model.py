@@ -11,7 +11,7 @@ from ntpguard import abi
 from ntpguard.abi import Xdp
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 from tests.model.frame import Kind, Packet, kissable, kod, parse
-from tests.model.limits import HIGH, LOW, WRAP, Gcra, Shared, Slot, Sources
+from tests.model.limits import HIGH, LOW, WRAP, Gcra, Shared, Slot, Sources, ahead_of
 from tests.model.policy import Belongs, Entry, Limit, Policy, Prefix, Root, Rule, Signature, Tries
 
 REQUESTS, CONTROL = (0, 1, 3), (6, 7)
@@ -252,7 +252,7 @@ class Model:
         """A request of a source that has no slot: never unlimited, never silenced."""
         if self.newcomers.grants(self.policy.newcomers, HIGH, self.now):
             return Verdict.PASS, Reason.UNTRACKED
-        if self.leaks(key, rule):
+        if self.chance <= rule.leak and self.shard_grants(key, established=False):
             return Verdict.PASS, Reason.LEAK
         return Verdict.DROP, Reason.UNTRACKED
 
@@ -285,7 +285,7 @@ class Model:
             packet, self.policy.signatures_always, len(self.policy.signatures)
         ):
             decision = Verdict.DROP, Reason.SIGNATURE
-        elif self.leaks(slot.key, rule):
+        elif self.leaks(packet, slot, rule):
             decision = Verdict.PASS, Reason.LEAK
         elif (
             due
@@ -310,10 +310,29 @@ class Model:
             return Verdict.DROP, Reason.CEILING
         return decision
 
-    def leaks(self, key: int, rule: Rule) -> bool:
-        """Whether excess is answered anyway: by chance, within the budget of the source's shard."""
+    def leaks(self, packet: Packet, slot: Slot, rule: Rule) -> bool:
+        """Whether excess is answered anyway: by chance, or because it looks different from the excess
+        before it and an answer was put by for that.
+        """
+        look = look_of(packet, self.sources.hash(slot.key), self.sources.seed)
+        other, slot.look = look != slot.look, look
+        if other and slot.credit:
+            slot.credit = False
+            return True
+        if self.chance <= rule.leak:
+            return self.shard_grants(slot.key, slot.established)
+        more = min(rule.leak + rule.leak // 8, 2**32 - 1)
+        if not other and not slot.credit and self.chance <= more:
+            slot.credit = self.shard_grants(slot.key, slot.established)
+        return False
+
+    def shard_grants(self, key: int, established: bool) -> bool:
+        """Takes one answer from the source's shard, whose last half is for established sources."""
         shard = self.leak[self.sources.hash(key) >> 32 & abi.LEAK_SHARDS - 1]
-        return self.chance <= rule.leak and shard.conforms(self.policy.leak_shard, self.now)
+        limit = self.policy.leak_shard
+        if not established and 2 * ahead_of(shard.tat, self.now) > limit.tolerance:
+            return False
+        return shard.conforms(limit, self.now)
 
     def remember_excess(self, slot: Slot) -> bool:
         """What the source did since its last KoD; whether another one is due."""
@@ -340,6 +359,20 @@ class Model:
         offender.source_port = packet.source_port
         offender.ttl = packet.ttl
         offender.header = packet.header
+
+
+def look_of(packet: Packet, source_hash: int, seed: tuple[int, int]) -> int:
+    """Four bits of how a request looks, keyed, and other ones for each source."""
+    header = packet.header
+    port = packet.source_port
+    kind = 0 if port == 123 else 1 if port < 1024 else 2 if port < 32768 else 3
+    make = packet.ttl | header[0] << 8 | header[3] << 16 | header[1] << 24 | kind << 32
+    # root delay, root dispersion, reference id; reference, origin, receive timestamp
+    fields = (header[4:8], header[8:12], header[12:16], header[16:24], header[24:32], header[32:40])
+    for bit, one in enumerate(fields, 34):
+        make |= any(one) << bit
+    make |= (packet.payload_bytes > 48) << 40 | (not packet.plain) << 41
+    return abi.hash_key(make ^ source_hash, seed) >> 60
 
 
 def matches(signature: Signature, header: int, source_port: int) -> bool:
