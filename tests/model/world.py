@@ -34,8 +34,17 @@ SHAPES = (
     shape(64, ports=(123, 4123, 5123, 6123)),
 )
 OWN4, OWN6 = int(ipaddress.ip_address(SERVER4)), int(ipaddress.ip_address(SERVER6))
-ODD4 = ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.1.1", "255.255.255.255", "240.0.0.1", SERVER4)
-ODD6 = ("::", "::1", "::ffff:203.0.113.7", "ff02::1", "fe80::7", SERVER6)
+ODD4 = (
+    "127.0.0.1",
+    "0.0.0.0",
+    "0.1.2.3",
+    "223.255.0.1",
+    "224.0.1.1",
+    "255.255.255.255",
+    "240.0.0.1",
+    SERVER4,
+)
+ODD6 = ("::", "::1", "::ffff:203.0.113.7", "0:0:1::7", "0:1::7", "ff02::1", "fe80::7", SERVER6)
 
 Sources = tuple[list[int], list[int]]  # addresses, by family
 
@@ -164,7 +173,7 @@ def some_entries(random: Random, sources: Sources, clock_ns: int) -> dict[Prefix
         prefix = some_prefix(random, sources)
         entries[prefix] = Entry(
             random.choice((Action.EXEMPT, Action.BLOCK)),
-            random.choice((0, 1, clock_ns + random.randrange(100 * 10**9))),
+            random.choice((0, 1, clock_ns + random.choice((0, 1, 2, 10, 100)) * 10**9)),
             random.choice((None, prefix.length - 1 if prefix.length else None, 0)),
         )
     if random.random() < 0.2:  # deeper than is looked
