@@ -70,8 +70,6 @@ def some_rule(random: Random, first: bool) -> Rule:
     flags = 0
     for flag, share in ((abi.CLASS_KOD, 0.8), (abi.CLASS_CONTROL, 0.3), (abi.CLASS_OBSERVE, 0.15)):
         flags |= flag if random.random() < share else 0
-    if first:
-        flags &= ~abi.CLASS_OBSERVE  # [limit] has no mode of its own
     leak = random.choice((NO_LEAK, 2**30, 2**30, 2**31, WHOLE_LEAK))
     return Rule(some_limit(random, tight=0.9), leak, random.choice(actions), flags)
 
