@@ -5,6 +5,7 @@ step 1 and protocol.md section 2, on bytes and integers.
 from dataclasses import dataclass
 from enum import Enum
 
+from ntpguard import abi
 from ntpguard.words import Family
 from tests.bpf.packets import ones_sum
 
@@ -151,15 +152,18 @@ def parse_udp(packet: Packet, ip_payload: int, ports: tuple[int, ...]) -> None:
         packet.header = frame[at + 8 : at + 8 + NTP_HEADER]
 
 
-def unicast(family: Family, source: int) -> bool:
-    """Whether a packet from this address can have come over a wire from one host."""
+def unicast(family: Family, source: int, key: int) -> bool:
+    """Whether a packet from this address, of the source `key`, can come over a wire from one host."""
     if family == Family.IPV4:
         return source >> 24 not in (0, 127) and source >> 24 < 224
-    return source >> 96 != 0  # unspecified, loopback, mapped and the like; multicast was malformed
+    return key != abi.KEY_ZERO_TAG  # multicast was malformed
 
 
-def kissable(packet: Packet, local: set[int]) -> bool:
-    """Whether a KoD may answer this request (protocol.md 2.3); `local` has this host's addresses."""
+def kissable(packet: Packet, key: int, local: set[int]) -> bool:
+    """Whether a KoD may answer this request (protocol.md 2.3).
+
+    `key` is its source's, `local` has this host's addresses.
+    """
     source = packet.source if packet.family == Family.IPV6 else MAPPED | packet.source
     return (
         packet.mode == 3
@@ -169,7 +173,7 @@ def kissable(packet: Packet, local: set[int]) -> bool:
         and packet.header[40:48] != bytes(8)
         and packet.to in local
         and source not in local
-        and unicast(packet.family, packet.source)
+        and unicast(packet.family, packet.source, key)
         and (packet.source_port == 123 or packet.source_port >= LEAST_PORT)
         and not packet.frame[6] & 1  # a group's MAC
     )

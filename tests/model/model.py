@@ -290,7 +290,7 @@ class Model:
         elif (
             due
             and rule.flags & abi.CLASS_KOD
-            and kissable(packet, self.local)
+            and kissable(packet, slot.key, self.local)
             and self.kod.grants(self.policy.kod, HIGH, self.now)
         ):
             slot.kod_time, slot.after_kod = self.kod_clock, 0

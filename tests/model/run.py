@@ -55,7 +55,9 @@ def judge(packets: int) -> int:
     cpus = sorted(os.sched_getaffinity(0))[:2]
     results: multiprocessing.Queue[tuple[Met, str] | None] = multiprocessing.Queue()
     workers = [
-        multiprocessing.Process(target=work, args=(range(i, count, len(cpus)), cpu, results))
+        multiprocessing.Process(
+            target=work, args=(range(i, count, len(cpus)), cpu, results), daemon=True
+        )
         for i, cpu in enumerate(cpus)
     ]
     for worker in workers:

@@ -5,6 +5,8 @@ from random import Random
 from typing import Any
 
 from ntpguard.abi import GCRA_UNIT_SHIFT as UNIT
+from ntpguard.abi import KOD_UNIT_SHIFT as KOD
+from ntpguard.abi import MARK_UNIT_SHIFT as MARK
 from tests.bpf.packets import CLIENT_MAC, ETH_QINQ, ETH_VLAN, OTHER_MAC, Frame, ntp
 from tests.model.frame import HOP_BY_HOP, ROUTING
 from tests.model.model import Shape
@@ -24,7 +26,14 @@ from tests.model.world import (
 )
 
 SECOND_NS = 10**9
-CLOCK_WRAP_NS = 1 << 58  # where 48 bits of gcra units end
+GCRA_WRAP_NS, KOD_WRAP_NS = 1 << 58, 1 << 44  # where 48 bits of gcra and 16 of kod units end
+STARTS = (
+    1000 * SECOND_NS,
+    1 << 57,
+    GCRA_WRAP_NS - 60 * SECOND_NS,
+    KOD_WRAP_NS,
+    KOD_WRAP_NS - 10 * SECOND_NS,
+)
 EVENT = 400  # packets between two changes, on average
 DESTINATION, FRAGMENT = 60, 44
 EXTENSION = bytes([0, 1, 4, 0, 0, 0, 0])  # PadN
@@ -38,6 +47,8 @@ TEMPO = (
     (0,) * 40 + (3600 * SECOND_NS, 901 * SECOND_NS),
     (0, 0, 0, 0, SECOND_NS, 3 * SECOND_NS, 17600 * SECOND_NS),
     (0, 0, 2 * SECOND_NS, 2 * SECOND_NS, 3599 * SECOND_NS, 3600 * SECOND_NS, 3601 * SECOND_NS),
+    (0, 0, 1 << KOD, 8 << KOD, 3351 << KOD, 3352 << KOD, 3353 << KOD),
+    (0, 0, 0, 1 << MARK, 1 << MARK, 2 << MARK),
     # to the very unit when a limit has room again
     *((0, 0, unit << UNIT, unit << UNIT, 2 * unit << UNIT) for unit in INTERVALS[1:-1]),
 )
@@ -89,6 +100,7 @@ def some_header(random: Random) -> bytes:
         version=version,
         leap=random.randrange(4),
         stratum=random.choice((0, 2)),
+        precision=random.choice((0x20, 0xEC)),
         poll=random.choice((0, 3, 6, 8, 10, 17, 127, -1, -128)),
         reference_id=random.choice((bytes(4), b"NICT")),
         reference=random.choice((bytes(8), b"NTP5NTP5")),
@@ -104,12 +116,16 @@ def some_frame(random: Random, header: bytes) -> Frame:
     ipv6 = random.random() < 0.5
     own, neighbour = ("2001:db8::1", "2001:db8::2") if ipv6 else ("198.51.100.1", "198.51.100.2")
     group = "ff02::101" if ipv6 else "224.0.1.1"
-    payload = header + rarely(b"", b"x", bytes(20), bytes(range(72)))
+    payload = header + rarely(b"", b"x", bytes(20), bytes(range(72)), bytes(300))
     payload = payload[: rarely(len(payload), 0, 1, 12, 47)]
     chain = random.choice((1, 1, 2, 3, 7, 8, 8, 9))
     extension = rarely(EXTENSION, b"\x01" + bytes(13), b"\xff" + bytes(6))
     extensions = [(random.choice((HOP_BY_HOP, ROUTING, DESTINATION)), extension)] * chain
-    extensions += rarely([], [(FRAGMENT, bytes(7))], share=0.3)
+    extended = ipv6 and random.random() < 0.2
+    protocol = rarely(17, 6, 1, 58, 44, share=0.04)
+    if extended and random.random() < 0.3:
+        extensions.append((FRAGMENT, bytes(7)))
+        protocol = random.choice((17, 6, 58, 1, 7))
     return Frame(
         payload=payload,
         source="2001:db8:12::7" if ipv6 else "203.0.113.7",
@@ -127,14 +143,14 @@ def some_frame(random: Random, header: bytes) -> Frame:
         ),
         ttl=random.choice((1, 57, 255)),
         tos=rarely(0, 0xB8, 3),
-        fragment=rarely(0x4000, 0, 0x8000, 0x2000, 0x2005, 5),
+        fragment=rarely(0x4000, 0, 0x8000, 0x2000, 0x2005, 5, 1),
         options=b"" if ipv6 else rarely(b"", bytes(4), b"\x01" * 40),
-        extensions=tuple(extensions) if ipv6 and random.random() < 0.2 else (),
+        extensions=tuple(extensions) if extended else (),
         flow=rarely(0, 0xBEEF5),
         checksum=rarely(None, 0, 0xFFFF, 0x8C71),
         udp_length=rarely(None, 0, 7, 8, 9, 20, 55, 56, 57, 200, share=0.08),
-        ip_length=rarely(None, 0, 19, 20, 28, 75, 76, 80, 500, share=0.08),
-        protocol=rarely(17, 6, 1, 58, 44, share=0.04),
+        ip_length=rarely(None, 0, 8, 16, 19, 20, 24, 28, 75, 76, 80, 500, share=0.08),
+        protocol=protocol,
         trailer=rarely(b"", bytes(6), b"\xff" * 18),
     )
 
@@ -156,6 +172,7 @@ def some_transmit(random: Random) -> bytes:
             0,
             random.randrange(2**32),
             random.randrange(10**9),
+            10**9 - random.randrange(2),
             (random.randrange(10**6) << 32) // 10**6,
         )
     )
@@ -171,8 +188,7 @@ class Sequence:
         self.sources: Sources = some_sources(self.random)
         self.headers = [some_header(self.random) for _ in range(8)]
         self.plain = ntp()
-        start = (1000 * SECOND_NS, CLOCK_WRAP_NS - 60 * SECOND_NS, 1 << 57, 1 << 44)
-        self.clock_ns = self.random.choice(start) + self.random.randrange(SECOND_NS)
+        self.clock_ns = self.random.choice(STARTS) + self.random.randrange(SECOND_NS)
         self.steps: list[Step] = []
         self._begin()
         while packets > 0:
@@ -281,7 +297,13 @@ USUAL = (
     Frame(checksum=0),
     Frame(destination="198.51.100.2"),
     Frame(source="2001:db8:12::7", destination="2001:db8::1"),
-    Frame(source="2001:db8:12::7", destination="2001:db8::1", payload=ntp(leap=3, poll=17)),
+    Frame(
+        source="2001:db8:12::7",
+        destination="2001:db8::1",
+        payload=ntp(leap=3, poll=-1),
+        tos=0xB8,
+        flow=0xBEEF5,
+    ),
 )
 PORTS = [p.to_bytes(2, "big") for p in (0, 7, 19, 53, 122, 123, 124, 1023, 1024, 1337, 65535)]
 

@@ -7,9 +7,9 @@ import pytest
 from ntpguard import abi
 from ntpguard.words import Reason
 from tests.model import frame, limits, model
-from tests.model.compare import Met, Programs, first_difference, met, run
+from tests.model.compare import Met, Programs, first_difference, met, run, smallest
 from tests.model.seeds import for_seeds
-from tests.model.sequence import Sequence
+from tests.model.sequence import Packet, Sequence
 
 SEEDS, PACKETS_PER_SEED = 50, 2000
 CHANGED_SEEDS = 100
@@ -59,3 +59,20 @@ def test_a_model_that_errs_is_found_out(
         if run(programs.of(sequence.shape), sequence.steps)[0]:
             return
     raise AssertionError(f"no difference in {CHANGED_SEEDS} sequences")
+
+
+def test_what_differs_is_shown_by_a_few_packets(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame, "POLL_LEAST", 7)
+    for seed in range(CHANGED_SEEDS):
+        sequence = Sequence(seed, PACKETS_PER_SEED)
+        program = programs.of(sequence.shape)
+        if run(program, sequence.steps)[0]:
+            steps = smallest(program, sequence.steps)
+            # a burst of one source, and the request that is kissed
+            assert 2 <= sum(isinstance(step, Packet) for step in steps) <= 40
+            difference = str(first_difference(program, steps))
+            assert "packet: model" in difference and "program" in difference
+            return
+    raise AssertionError("no KoD with a poll of 6")

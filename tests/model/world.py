@@ -34,8 +34,17 @@ SHAPES = (
     shape(64, ports=(123, 4123, 5123, 6123)),
 )
 OWN4, OWN6 = int(ipaddress.ip_address(SERVER4)), int(ipaddress.ip_address(SERVER6))
-ODD4 = ("127.0.0.1", "0.0.0.0", "0.1.2.3", "224.0.1.1", "255.255.255.255", "240.0.0.1", SERVER4)
-ODD6 = ("::", "::1", "::ffff:203.0.113.7", "ff02::1", "fe80::7", SERVER6)
+ODD4 = (
+    "127.0.0.1",
+    "0.0.0.0",
+    "0.1.2.3",
+    "223.255.0.1",
+    "224.0.1.1",
+    "255.255.255.255",
+    "240.0.0.1",
+    SERVER4,
+)
+ODD6 = ("::", "::1", "::ffff:203.0.113.7", "0:0:1::7", "0:1::7", "ff02::1", "fe80::7", SERVER6)
 
 Sources = tuple[list[int], list[int]]  # addresses, by family
 
@@ -61,8 +70,6 @@ def some_rule(random: Random, first: bool) -> Rule:
     flags = 0
     for flag, share in ((abi.CLASS_KOD, 0.8), (abi.CLASS_CONTROL, 0.3), (abi.CLASS_OBSERVE, 0.15)):
         flags |= flag if random.random() < share else 0
-    if first:
-        flags &= ~abi.CLASS_OBSERVE  # [limit] has no mode of its own
     leak = random.choice((NO_LEAK, 2**30, 2**30, 2**31, WHOLE_LEAK))
     return Rule(some_limit(random, tight=0.9), leak, random.choice(actions), flags)
 
@@ -164,7 +171,7 @@ def some_entries(random: Random, sources: Sources, clock_ns: int) -> dict[Prefix
         prefix = some_prefix(random, sources)
         entries[prefix] = Entry(
             random.choice((Action.EXEMPT, Action.BLOCK)),
-            random.choice((0, 1, clock_ns + random.randrange(100 * 10**9))),
+            random.choice((0, 1, clock_ns + random.choice((0, 1, 2, 10, 100)) * 10**9)),
             random.choice((None, prefix.length - 1 if prefix.length else None, 0)),
         )
     if random.random() < 0.2:  # deeper than is looked
