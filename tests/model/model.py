@@ -21,6 +21,8 @@ QUIET = 15 * 60 * 10**9 >> abi.KOD_UNIT_SHIFT  # kod units after which a KoD is 
 ANSWERED = 8  # kod units in which a source can still have sent before it saw the KoD: 2 s
 UNHEEDING = 2  # excess packets later than that make a KoD unheeded
 COUNTER_SATURATES = 255
+PUT_BY = 8  # so much of the leak is put by
+NEWCOMERS = 2  # who is not established gets so little of a shard's burst: half
 TRUNCATED = int(0.999 * 2**32)
 FLAGS = (
     (abi.POLICY_PREFIXES_IPV4, abi.POLICY_LONG_IPV4),
@@ -321,7 +323,7 @@ class Model:
             return True
         if self.chance <= rule.leak:
             return self.shard_grants(slot.key, slot.established)
-        more = min(rule.leak + rule.leak // 8, 2**32 - 1)
+        more = min(rule.leak + rule.leak // PUT_BY, 2**32 - 1)
         if not other and not slot.credit and self.chance <= more:
             slot.credit = self.shard_grants(slot.key, slot.established)
         return False
@@ -330,7 +332,7 @@ class Model:
         """Takes one answer from the source's shard, whose last half is for established sources."""
         shard = self.leak[self.sources.hash(key) >> 32 & abi.LEAK_SHARDS - 1]
         limit = self.policy.leak_shard
-        if not established and 2 * ahead_of(shard.tat, self.now) > limit.tolerance:
+        if not established and NEWCOMERS * ahead_of(shard.tat, self.now) > limit.tolerance:
             return False
         return shard.conforms(limit, self.now)
 

@@ -45,6 +45,8 @@ MISTAKES = {
     "excess saturates at 254": (model, "COUNTER_SATURATES", 254),
     "every 32nd excess packet is sampled": (model, "SAMPLE", 32),
     "the microsecond test is a little wider": (model, "TRUNCATED", int(0.9 * 2**32)),
+    "a seventh of the leak is put by": (model, "PUT_BY", 7),
+    "a shard keeps nothing for established sources": (model, "NEWCOMERS", 1),
     "seven live entries are looked at": (abi, "ENTRY_DEPTH", 7),
 }
 
