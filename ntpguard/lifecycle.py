@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ ATTACH_FLAGS = {
     "native": libbpf.XDP_FLAGS_DRV_MODE,
     "skb": libbpf.XDP_FLAGS_SKB_MODE,
 }
+DETACHING_SECONDS = 2.0  # the kernel detaches an unpinned link a moment after its last descriptor
 FRAGS_SINCE = (5, 18)  # frames of several buffers: jumbo frames in native mode
 
 
@@ -184,21 +186,33 @@ def _write_back(descriptors: dict[str, int], document: running.Document) -> None
 
 
 def _refuse_foreign(one: interfaces.Interface, ours: Path | None) -> None:
-    if one.program_id is None or ours is not None:
+    if ours is not None:
         return
-    name = "?"
+    name = _attached_program(one)
+    end = time.monotonic() + DETACHING_SECONDS
+    while name == maps.PROGRAM and time.monotonic() < end:
+        time.sleep(0.01)  # of a link that an interrupted up or down has let go
+        one = interfaces.interface(one.name)
+        name = _attached_program(one)
+    if name is not None:
+        raise NtpguardError(
+            f'{one.name}: another XDP program is attached: "{name}", id {one.program_id}: '
+            f"if it is not needed: ip link set dev {one.name} xdp off"
+        )
+
+
+def _attached_program(one: interfaces.Interface) -> str | None:
+    """Name of the XDP program on an interface, "?" if it cannot be told; None: there is none."""
+    if one.program_id is None:
+        return None
     try:
         fd = libbpf.prog_by_id(one.program_id)
         try:
-            name = libbpf.prog_info(fd).name.decode()
+            return str(libbpf.prog_info(fd).name.decode())
         finally:
             os.close(fd)
     except NtpguardError:
-        pass  # it may have gone meanwhile
-    raise NtpguardError(
-        f'{one.name}: another XDP program is attached: "{name}", id {one.program_id}: '
-        f"if it is not needed: ip link set dev {one.name} xdp off"
-    )
+        return "?"  # it may have gone meanwhile
 
 
 def _warn(

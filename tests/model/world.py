@@ -55,6 +55,11 @@ def some_limit(random: Random, *, tight: float = 0.5) -> Limit:
     return Limit(interval, random.choice((0, 0, 1, 2, 3, 7, 31)) * interval)
 
 
+def some_budget(random: Random) -> Limit:
+    """A limit that every CPU has for itself."""
+    return Limit() if random.random() < 0.2 else some_limit(random)
+
+
 def some_bound(random: Random, unlimited: float) -> Bound:
     """A shared bound."""
     if random.random() < unlimited:
@@ -106,8 +111,8 @@ def some_policy(random: Random, headers: list[bytes]) -> Policy:
         gate=some_bound(random, 0.6),
         ceiling=some_bound(random, 0.6),
         leak_shard=some_limit(random),
-        answers=some_limit(random),
-        odd=some_limit(random),
+        answers=some_budget(random),
+        odd=some_budget(random),
         flags=abi.POLICY_DESTINATIONS if random.random() < 0.15 else 0,
         kod_interval=random.choice((1, 2, 4, 12, 60, 3400)),
         kod_patience=random.choice((1, 1, 2, 4, 15)),
@@ -131,6 +136,8 @@ def tuned(random: Random, policy: Policy) -> Policy:
         gate=some_bound(random, 0.6),
         ceiling=some_bound(random, 0.6),
         leak_shard=some_limit(random),
+        answers=some_budget(random),
+        odd=some_budget(random),
         rules=tuple(rules),
     )
 
