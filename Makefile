@@ -1,6 +1,6 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test
-.PHONY: setup demo lab test lint build bench clean
+.PHONY: setup demo lab test attacks lint build bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -44,6 +44,10 @@ lab: setup
 
 test: setup
 	tests/private $(PYTHON) -m pytest
+
+# every attack at length, and the tables of docs/explanation/attacks.md; about ten minutes
+attacks: setup
+	tests/private $(PYTHON) -m tests.attack.run
 
 lint: setup
 	$(VENV)/bin/ruff check .

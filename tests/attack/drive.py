@@ -25,7 +25,9 @@ IPV4_SOURCE, IPV6_SOURCE = 26, 22  # offsets in a frame without tags
 class Lane:
     """One frame, sent again and again, from one source or another."""
 
-    def __init__(self, one: Guard, frame: Frame, chosen: random.Random) -> None:
+    def __init__(
+        self, one: Guard, frame: Frame, chosen: random.Random, source: bytes | None = None
+    ) -> None:
         raw = bytes(frame)
         self._buffer = ctypes.create_string_buffer(raw, len(raw))
         self._options = libbpf._TestRunOpts(
@@ -38,15 +40,17 @@ class Lane:
         self._run: Any = libbpf._library().bpf_prog_test_run_opts
         self._fd, self._guard = one.fd, one
         self._chance = chosen.getrandbits
-        self._at = IPV6_SOURCE if frame.ipv6 else IPV4_SOURCE
         self._size = 16 if frame.ipv6 else 4
+        self._source = ctypes.addressof(self._buffer) + (IPV6_SOURCE if frame.ipv6 else IPV4_SOURCE)
+        if source:
+            ctypes.memmove(self._source, source, self._size)
 
     def send(self, seconds: float, source: bytes | None = None) -> int:
         """The frame at that time after the start, from `source` (4 or 16 bytes; None: from where the
         one before came): the XDP return code.
         """
         if source:
-            self._buffer[self._at : self._at + self._size] = source
+            ctypes.memmove(self._source, source, self._size)
         clock = START + int(seconds * SECOND)
         inputs = self._guard.inputs
         inputs.clock_ns = clock - clock % TICK_NS

@@ -40,7 +40,13 @@ class Chrony:
         now = int(now_seconds * self.TICKS)
         one = self.sources.get(source)
         if one is None:
-            one = {"tokens": self.most, "last": now, "dropped": 0, "rate": None, "timeout_rate": None}
+            one = {
+                "tokens": self.most,
+                "last": now,
+                "dropped": 0,
+                "rate": None,
+                "timeout_rate": None,
+            }
             self.sources[source] = one
         else:
             elapsed = now - (one["last"] or 0)

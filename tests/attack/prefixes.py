@@ -42,7 +42,9 @@ class Prefixes:
         return True
 
 
-def hopper_passes(multiples: dict[int, int], per_second: float = 50_000, seconds: float = 60) -> float:
+def hopper_passes(
+    multiples: dict[int, int], per_second: float = 50_000, seconds: float = 60
+) -> float:
     """Packets a second that one who sends from 65,536 /64s of one /48 in turn gets to the daemon, after
     the bursts are spent; without wider prefixes that is what 65,536 sources may.
     """
@@ -68,9 +70,7 @@ def honest_share(
         for subnet in chosen.sample(range(65_536), clients)
         for i in range(int(seconds / 64))
     ]
-    forged = [
-        (1000 + i / spoofed_per_second, -1) for i in range(int(spoofed_per_second * seconds))
-    ]
+    forged = [(1000 + i / spoofed_per_second, -1) for i in range(int(spoofed_per_second * seconds))]
     asked = answered = 0
     for at, subnet in sorted(events + forged):
         if subnet < 0:

@@ -139,7 +139,7 @@ def share_answered(
     chosen = random.Random(seed)
     every = poll_seconds(per_second)
     answered = asked = 0
-    for world in range(worlds):
+    for _world in range(worlds):
         victim, other = chosen.getrandbits(16), chosen.getrandbits(16)
         one = Source(variant, shard_rate, chosen.getrandbits(32))
         if variant.preference == Preference.REMEMBERED:
