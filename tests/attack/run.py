@@ -1,11 +1,12 @@
-"""Runs every attack and writes the tables: python -m tests.attack.run (minutes; needs root).
+"""Runs every attack and writes the tables: python -m tests.attack.run [PART ...] (minutes; root).
 
 RESULT.json keeps every number; docs/explanation/attacks.md gets them as tables between its markers.
 """
 
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.attack.victim import SPOOFED_PER_SECOND, Forger
 
 RESULT = Path(__file__).with_name("RESULT.json")
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "attacks.md"
-POLLS, STARTS = 1920, 960
+POLLS, STARTS = 1280, 1280
 SHARD_PER_SECOND = 62.5  # of the prototypes; leak_max / 256
 VARIANTS = {
     "the leak alone": shape.Variant(),
@@ -166,24 +167,36 @@ def with_tables(page: str, result: dict[str, Any]) -> str:
     return re.sub(r"(<!-- table: (\w+) -->).*?<!-- end -->", fill, page, flags=re.DOTALL)
 
 
-def main() -> None:
-    """Runs, prints, writes."""
-    result: dict[str, Any] = {"attacks": {}}
+def floods() -> dict[str, Any]:
+    """Every scene's outcome by its name."""
+    found: dict[str, Any] = {}
     for attack in scenes.attacks():
-        result["attacks"][attack.name] = asdict(scenes.run(attack)) | {"scale": attack.scale}
-        print(attack.name, result["attacks"][attack.name], flush=True)
-    for name, measure in (
-        ("patience", lambda: [asdict(held) for held in scenes.patience()]),
-        ("wider", wider),
-        ("shapes", shapes),
-        ("iburst", iburst),
-        ("spoofed", spoofed),
-    ):
-        result[name] = measure()
-        print(name, json.dumps(result[name]), flush=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
+        found[attack.name] = asdict(scenes.run(attack)) | {"scale": attack.scale}
+        print(attack.name, found[attack.name], flush=True)
+    return found
+
+
+PARTS: dict[str, Callable[[], Any]] = {
+    "attacks": floods,
+    "patience": lambda: [asdict(held) for held in scenes.patience()],
+    "wider": wider,
+    "shapes": shapes,
+    "iburst": iburst,
+    "spoofed": spoofed,
+}
+
+
+def main(parts: Iterable[str]) -> None:
+    """Measures the named parts, prints and writes them."""
+    for name in parts:
+        measured = PARTS[name]()
+        print(name, json.dumps(measured), flush=True)
+        result = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        result = {key: measured if key == name else result.get(key) for key in PARTS}
+        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if all(result.values()):
+        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or PARTS)

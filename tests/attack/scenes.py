@@ -37,7 +37,7 @@ class Crowd:
 
     established: int = 3000
     newcomers_per_second: float = 50
-    victims: int = 8
+    victims: int = 24
     victim_polls_every: float = 0.5
 
 
@@ -123,6 +123,7 @@ def run(attack: Attack, seed: int = 1) -> Outcome:
             honest,
             [ESTABLISHED(n) for n in range(crowd.established)]
             + [VICTIMS(n) for n in range(crowd.victims)],
+            per_second=min(1000.0, 0.8 * attack.capacity / GATE_SECONDS),
         )
         start = ATTACK_AT
         if attack.warm:
@@ -312,7 +313,7 @@ def attacks(scale: float = 1.0) -> list[Attack]:
         "source": hopping,
         "before": 17.0,  # until every /64 has its slot
         "new_per_second": 0.0,
-        "tracked": 65_536,
+        "tracked": 100_000,  # their bursts last a minute
     }
     patience: dict[str, Any] = {
         "frame": IPV4,
@@ -327,9 +328,9 @@ def attacks(scale: float = 1.0) -> list[Attack]:
     return [
         Attack("none but on the victim", IPV4, lambda _: one, 0, seconds),
         Attack("over-limit forged sources", **over, scale=scaled),
-        Attack("the same, ceiling 10,000/s", **over, ceiling=10_000, scale=scaled),
+        Attack("over-limit forged sources, ceiling 10,000/s", **over, ceiling=10_000, scale=scaled),
         Attack("1 M within-burst forged sources", **within),
-        Attack("the same, ceiling 20,000/s", **within, ceiling=20_000),
+        Attack("1 M within-burst forged sources, ceiling 20,000/s", **within, ceiling=20_000),
         Attack(
             "mode-4 flood",
             **within | {"frame": IPV4.but(payload=ntp(mode=4)), "new_per_second": 0},
@@ -347,7 +348,7 @@ def attacks(scale: float = 1.0) -> list[Attack]:
             **within | {"frame": IPV4.but(fragment=0x2000), "new_per_second": 0},
         ),
         Attack("hopping inside a /48", **hop),
-        Attack("the same, ceiling 20,000/s ", **hop, ceiling=20_000),
+        Attack("hopping inside a /48, ceiling 20,000/s", **hop, ceiling=20_000),
         Attack("patient forger, idle after", **patience, source=lambda _: one, per_second=0),
         Attack(
             "patient forger, then 1 M sources",

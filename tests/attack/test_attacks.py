@@ -16,7 +16,7 @@ SHORT = {attack.name: attack for attack in attacks(0.05)}
 CROWD = Crowd(established=1500, newcomers_per_second=200, victims=2)
 FLOODS = [
     "1 M within-burst forged sources",
-    "the same, ceiling 20,000/s",
+    "1 M within-burst forged sources, ceiling 20,000/s",
     "mode-4 flood",
     "options flood, one source",
     "options flood, 1 M sources",
@@ -38,7 +38,7 @@ def test_under_a_flood_established_sources_are_answered_and_newcomers_get_their_
 def test_forged_sources_over_their_limit_take_nothing_from_the_established() -> None:
     outcome = run(
         replace(
-            SHORT["the same, ceiling 10,000/s"],
+            SHORT["over-limit forged sources, ceiling 10,000/s"],
             source=shuffled(1024),
             warm=slotted(1024),
             before=0.5,  # 32 packets of each

@@ -42,7 +42,7 @@ def poll_seconds(per_second: float) -> float:
 
 def calm_seconds(per_second: float) -> float:
     """Of forgery before anyone is counted: until the victim's burst is spent."""
-    return 60.0 if per_second < 1000 else 1.5
+    return 60.0 if per_second < 100 else 10.0 if per_second < 1000 else 1.5
 
 
 def polls(per_second: float, count: int, chosen: random.Random) -> list[float]:
