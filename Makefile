@@ -1,7 +1,7 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test
 # make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
-.PHONY: setup demo lab test test-kernels model lint build bench clean
+.PHONY: setup demo lab test test-kernels model attacks lint build bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -66,6 +66,10 @@ test-kernels: setup
 
 model: setup
 	tests/private $(PYTHON) -m tests.model.run $(PACKETS)
+
+# what attacks do to whom, on the virtual clock: docs/explanation/attacks.md
+attacks: setup
+	tests/private $(PYTHON) -m tests.attack.run
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -20,6 +20,9 @@ struct {
 
 enum { OFFENDER_SAMPLE = 64 }; /* one excess request in so many, besides the first since a pass */
 
+/* Not on the stack, of which all frames together have 512 bytes. */
+static const struct offender fresh_offender;
+
 SEPARATE int note_offender(const struct packet *packet, __u32 verdict, __u64 now_ns)
 {
 	if (!packet)
@@ -28,11 +31,11 @@ SEPARATE int note_offender(const struct packet *packet, __u32 verdict, __u64 now
 	struct offender *offender = bpf_map_lookup_elem(&offenders, &key);
 
 	if (!offender) {
-		struct offender fresh = {.first_seen_ns = now_ns};
-		bpf_map_update_elem(&offenders, &key, &fresh, BPF_NOEXIST);
+		bpf_map_update_elem(&offenders, &key, &fresh_offender, BPF_NOEXIST);
 		offender = bpf_map_lookup_elem(&offenders, &key);
 		if (!offender)
 			return 0;
+		offender->first_seen_ns = now_ns;
 	}
 	offender->last_seen_ns = now_ns;
 	if (verdict < VERDICTS)
