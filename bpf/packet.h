@@ -152,6 +152,9 @@ static __always_inline enum parsed parse_ipv6(struct packet *packet, void *at, v
 	__u8 next = ipv6->nexthdr;
 	packet->plain = true;
 	at = ipv6 + 1;
+	/* RFC 2675: an option has the length; Linux asks for none and takes the frame's */
+	if (!left && next == IPPROTO_HOPOPTS)
+		return PARSED_ODD;
 	for (int i = 0; i < EXTENSION_HEADERS && next != IPPROTO_UDP; i++) {
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_FRAGMENT)

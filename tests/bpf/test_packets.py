@@ -244,7 +244,16 @@ def fixtures() -> Iterator[Fixture]:
         "ipv6 extension header longer than the packet passes",
         IPV6.but(extensions=((DESTINATION, b"\xff" + PADDING[1:]),)),
     )
-    yield dropped("ipv6 jumbogram is malformed", IPV6.but(ip_length=0), Reason.MALFORMED)
+    yield dropped("ipv6 of no length is malformed", IPV6.but(ip_length=0), Reason.MALFORMED)
+    yield passed(
+        "ipv6 of no length with hop-by-hop options is odd: Linux delivers it",
+        IPV6.but(extensions=((HOP_BY_HOP, PADDING),), ip_length=0),
+        Reason.ODD,
+    )
+    yield untouched(
+        "ipv6 of no length with destination options passes: Linux drops it",
+        IPV6.but(extensions=((DESTINATION, PADDING),), ip_length=0),
+    )
     yield kissed("ipv6 flow label is forgotten", IPV6.but(flow=0xBEEF5))
 
     for address in ("198.51.100.2", "198.51.100.255", "255.255.255.255", "224.0.1.1"):

@@ -106,6 +106,9 @@ def parse_ipv6(packet: Packet, ports: tuple[int, ...]) -> None:
     following = ip[6]
     at += 40
     headers = 0
+    if left == 0 and following == HOP_BY_HOP:  # a jumbogram, or one that says so: RFC 2675
+        packet.kind = Kind.ODD
+        return
     while following in (HOP_BY_HOP, ROUTING, DESTINATION) and headers < HEADERS:
         headers += 1
         packet.plain = False
