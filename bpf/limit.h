@@ -49,7 +49,9 @@ static __always_inline bool shard_grants(const struct running *running,
 	if (!tat)
 		return false;
 	__s64 ahead = load(tat) - request->now;
-	if (!established && ahead > (__s64)limit->burst_tolerance >> 1)
+	__s64 full = limit->burst_tolerance;
+	/* further ahead than this limit lets it be, the tat is an older policy's: gcra brings it back */
+	if (!established && ahead > full >> 1 && ahead <= full)
 		return false;
 	return gcra(tat, 0, limit, request->now) == GCRA_CONFORMS;
 }

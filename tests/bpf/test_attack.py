@@ -341,6 +341,21 @@ def test_forged_sources_leave_half_of_a_shard_to_an_established_one(one: Guard) 
     assert verdicts(one, IPV4, 10)[Verdict.PASS] == 3
 
 
+@pytest.mark.parametrize("years", [0.001, 4.7])  # after half a wrap, what is zero is ahead
+def test_a_leak_that_was_all_but_off_is_back_with_the_next_policy(one: Guard, years: float) -> None:
+    one.inputs.clock_ns = int(years * 365 * 86400) * SECOND
+    one.inputs.chance = ALWAYS
+    slow = rule(per_second=1 / 86400, burst=1)
+    one.set_rules(slow, leak_shard=abi.Limit(units(256 * 86400 * SECOND), 0))
+    assert Verdict.PASS in verdicts(one, IPV4, 5)
+    one.set_rules(slow, leak_shard=abi.Limit(units(SECOND), 8 * units(SECOND)))
+    passed = 0
+    for _ in range(100):
+        passed += one.verdict(IPV4) == Verdict.PASS
+        one.advance(2)
+    assert passed > 90
+
+
 def test_a_packet_that_looks_different_gets_the_answer_put_by_and_only_one(one: Guard) -> None:
     one.set_rules(rule(burst=1, leak=1 / 4))
     victim = IPV4.but(ttl=50)

@@ -332,8 +332,9 @@ class Model:
         """Takes one answer from the source's shard, whose last half is for established sources."""
         shard = self.leak[self.sources.hash(key) >> 32 & abi.LEAK_SHARDS - 1]
         limit = self.policy.leak_shard
-        if not established and NEWCOMERS * ahead_of(shard.tat, self.now) > limit.tolerance:
-            return False
+        ahead = ahead_of(shard.tat, self.now)
+        if not established and NEWCOMERS * ahead > limit.tolerance >= ahead:
+            return False  # beyond the tolerance, an older limit's tat is brought back
         return shard.conforms(limit, self.now)
 
     def remember_excess(self, slot: Slot) -> bool:
