@@ -19,11 +19,13 @@ enum gcra { GCRA_CONFORMS, GCRA_EXCESS, GCRA_LOST };
 
 /* While a source keeps its slot: passes <= burst + rate * elapsed. Excess does not push the tat out,
  * so a source that slows down is served again at once. A tat further ahead than this limit can have
- * put it is an older policy's: it is brought back to the most that this one allows.
+ * put it is an older policy's: it is brought back to the most that this one allows. Not so if it is
+ * not this limit's own: two limits that share a word would give each other fresh bursts.
  *
  * GCRA_LOST: the word has another owner by now. Four lost swaps count as excess.
  */
-SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now)
+SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now,
+		  bool own)
 {
 	if (!word || !limit)
 		return GCRA_LOST;
@@ -38,7 +40,7 @@ SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now
 		__s64 ahead = (seen & ~GCRA_OWNER_MASK) - now;
 		if (ahead > tolerance) {
 			__s64 most = tolerance + interval;
-			if (ahead > most)
+			if (own && ahead > most)
 				__sync_val_compare_and_swap(word, seen, (now + most) | owner);
 			return GCRA_EXCESS;
 		}

@@ -53,7 +53,7 @@ static __always_inline bool shard_grants(const struct running *running,
 	/* further ahead than this limit lets it be, the tat is an older policy's: gcra brings it back */
 	if (!established && ahead > full >> 1 && ahead <= full)
 		return false;
-	return gcra(tat, 0, limit, request->now) == GCRA_CONFORMS;
+	return gcra(tat, 0, limit, request->now, true) == GCRA_CONFORMS;
 }
 
 /* What tells the senders behind one address apart, as 4 bits that a forger can neither compute nor
@@ -179,10 +179,15 @@ static __always_inline void limit(const struct running *running, const struct re
 	__u64 class = AUX_SET(AUX_SET(0, CLASS, request->class), GENERATION, running->generation);
 	int admitted = GCRA_LOST;
 	__u32 way = slot->way;
+	bool foreign = false; /* the tat may be another class's of this policy */
 
 	if (way < NTPGUARD_WAYS) {
+		__u64 before = load(&bucket->aux[bound_way(way)]);
+		foreign = is_shared(running, request->packet) &&
+			  AUX_GET(before, GENERATION) == running->generation &&
+			  AUX_GET(before, CLASS) != request->class;
 		admitted = gcra(&bucket->gcra[bound_way(way)], slot->owner, &request->rule->limit,
-				now);
+				now, !foreign);
 	} else if (way == NO_WAY) {
 		way = admit_newcomer(running, request, slot, class);
 		admitted = GCRA_CONFORMS;
@@ -195,8 +200,10 @@ static __always_inline void limit(const struct running *running, const struct re
 	way = bound_way(way);
 
 	__u64 seen = load(&bucket->aux[way]);
-	__u64 aux = AUX_SET(AUX_SET(seen, CLASS, request->class), GENERATION, running->generation);
+	__u64 aux = seen;
 	__u64 once = 1ULL << STAT_REQUESTS_SHIFT;
+	if (admitted == GCRA_CONFORMS || !foreign) /* whose the tat is from now on */
+		aux = AUX_SET(AUX_SET(aux, CLASS, request->class), GENERATION, running->generation);
 	if (admitted == GCRA_CONFORMS) {
 		decide(decision, VERDICT_PASS, REASON_CONFORM);
 		aux = AUX_SET(aux, EXCESS, 0);

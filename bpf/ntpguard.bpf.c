@@ -59,7 +59,7 @@ static __always_inline __u32 classify(const struct running *running, const struc
 /* A CPU's own; emission_interval 0 is no bound. */
 static __always_inline bool has_budget(__u64 *tat, const struct limit *limit, __u64 now)
 {
-	return !limit->emission_interval || gcra(tat, 0, limit, now) == GCRA_CONFORMS;
+	return !limit->emission_interval || gcra(tat, 0, limit, now, true) == GCRA_CONFORMS;
 }
 
 /* Answers to this host's own client are never charged to their source (CVE-2016-7426), and a flood of

@@ -100,7 +100,7 @@ enum ntpguard_gcra {
 
 /* aux word: what the answer needs to know of a source, changed by one compare-and-swap per packet.
  *
- *   bits  0-5   class
+ *   bits  0-5   class (where prefixes tell hosts of one source apart: the last one to take a request)
  *   bits  6-15  generation of the prefixes in which that class was found
  *   bits 16-23  excess requests since the last conforming one, saturating
  *   bits 24-39  time of the last KoD (once deaf: of the last excess), kod units, 0 = never

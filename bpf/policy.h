@@ -191,16 +191,21 @@ static __always_inline bool is_upstream(const struct running *running, const str
 	return value_by_prefix(running, packet) >> PREFIX_UPSTREAM_SHIFT & 1;
 }
 
+/* Prefixes tell hosts within one source apart: several classes charge one tat. */
+static __always_inline bool is_shared(const struct running *running, const struct packet *packet)
+{
+	__u32 longer = packet->family == FAMILY_IPV4 ? POLICY_LONG_IPV4 : POLICY_LONG_IPV6;
+
+	return running->policy->flags & longer;
+}
+
 /* The class that a source's slot remembers holds while no prefix has changed, unless prefixes tell hosts
  * within one source apart.
  */
 static __always_inline bool is_class_cached(const struct running *running,
 					    const struct packet *packet, __u64 aux)
 {
-	__u32 longer = packet->family == FAMILY_IPV4 ? POLICY_LONG_IPV4 : POLICY_LONG_IPV6;
-
-	return AUX_GET(aux, GENERATION) == running->generation &&
-	       !(running->policy->flags & longer);
+	return AUX_GET(aux, GENERATION) == running->generation && !is_shared(running, packet);
 }
 
 static __always_inline __u32 address_flags(const struct address *address)

@@ -341,6 +341,21 @@ def test_forged_sources_leave_half_of_a_shard_to_an_established_one(one: Guard) 
     assert verdicts(one, IPV4, 10)[Verdict.PASS] == 3
 
 
+def test_two_classes_in_one_source_give_each_other_no_fresh_burst(one: Guard) -> None:
+    one.set_rules(rule(1, 32), rule(1, 1000))
+    one.set_prefixes({f"{IPV6.source}/128": 1})
+    neighbour = IPV6.but(source="2001:db8:12::8")
+    assert verdicts(one, IPV6, 1500)[Verdict.PASS] == 1000
+    for _ in range(5):
+        assert one.verdict(neighbour) != Verdict.PASS
+        assert verdicts(one, IPV6, 100)[Verdict.PASS] == 0
+    # what an older policy has put too far ahead is brought back by its own class still
+    one.policy[0].classes[1] = rule(1, 1)
+    one.verdict(IPV6)
+    one.advance(2)
+    assert one.verdict(IPV6) == Verdict.PASS
+
+
 @pytest.mark.parametrize("years", [0.001, 4.7])  # after half a wrap, what is zero is ahead
 def test_a_leak_that_was_all_but_off_is_back_with_the_next_policy(one: Guard, years: float) -> None:
     one.inputs.clock_ns = int(years * 365 * 86400) * SECOND

@@ -27,11 +27,13 @@ class Gcra:
 
     tat: int = 0
 
-    def conforms(self, limit: Limit, now: int) -> bool:
-        """Takes one request if the limit has room; else brings back what an older limit left."""
+    def conforms(self, limit: Limit, now: int, *, own: bool = True) -> bool:
+        """Takes one request if the limit has room; else brings back what an older limit left, unless
+        another limit that holds as well has put it there (not `own`).
+        """
         ahead = ahead_of(self.tat, now)
         if ahead > limit.tolerance:
-            if ahead > limit.tolerance + limit.interval:
+            if own and ahead > limit.tolerance + limit.interval:
                 self.tat = (now + limit.tolerance + limit.interval) % WRAP
             return False
         self.tat = (now + max(ahead, 0) + limit.interval) % WRAP

@@ -169,9 +169,18 @@ class Model:
             if slot is None:
                 return self.under_ceiling(self.untracked(key, rule), LOW)
             return self.conforming(slot)
-        if slot.gcra.conforms(rule.limit, self.now):
+        own = self.owns_tat(packet, slot)
+        if slot.gcra.conforms(rule.limit, self.now, own=own):
             return self.conforming(slot)
+        if own:
+            slot.class_index, slot.generation = self.class_index, self.root.generation
         return self.exceeding(packet, slot, rule)
+
+    def owns_tat(self, packet: Packet, slot: Slot) -> bool:
+        """Whether no other class of this policy can have put the source's tat where it is."""
+        _, long = FLAGS[packet.family]
+        others = slot.generation == self.root.generation and slot.class_index != self.class_index
+        return not (self.policy.flags & long and others)
 
     def budget(self, gcra: Gcra, limit: Limit) -> Verdict:
         """What a CPU's own budget says."""
@@ -281,7 +290,6 @@ class Model:
         """A request beyond its source's limit: blocked by its shape, leaked, kissed or dropped."""
         slot.requests += 1
         slot.exceeded += 1
-        slot.class_index, slot.generation = self.class_index, self.root.generation
         due = self.remember_excess(slot)
         if self.signature_blocks(
             packet, self.policy.signatures_always, len(self.policy.signatures)
