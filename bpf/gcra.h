@@ -24,8 +24,7 @@ enum gcra { GCRA_CONFORMS, GCRA_EXCESS, GCRA_LOST };
  *
  * GCRA_LOST: the word has another owner by now. Four lost swaps count as excess.
  */
-SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now,
-		  bool own)
+SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now, bool own)
 {
 	if (!word || !limit)
 		return GCRA_LOST;
