@@ -59,7 +59,7 @@ struct packet {
 	__u32 tags; /* VLAN */
 	__be16 source_port;
 	__u8 ttl;   /* or hop limit */
-	bool plain; /* no IP options, no extension headers */
+	bool plain; /* no IP options, no extension headers, no more in it than the datagram */
 	bool whole; /* a whole NTP header is in the frame and in the datagram */
 	bool group; /* the source MAC is no station's */
 };
@@ -100,6 +100,8 @@ static __always_inline enum parsed parse_udp(struct packet *packet, void *at, vo
 		return PARSED_MALFORMED;
 	packet->source_port = udp->source;
 	packet->payload = length - sizeof(*udp);
+	if (length != ip_payload)
+		packet->plain = false;
 	packet->mode = ntp->li_vn_mode & 7;
 	packet->version = ntp->li_vn_mode >> 3 & 7;
 	if (packet->payload >= sizeof(*ntp) && (void *)(ntp + 1) <= end) {

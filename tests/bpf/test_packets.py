@@ -155,6 +155,10 @@ def fixtures() -> Iterator[Fixture]:
             Reason.MALFORMED,
         )
         yield kissed(f"{name} frame's padding is not payload", but(trailer=bytes(6)))
+        yield dropped(
+            f"{name} with more in it than the datagram is never kissed",
+            but(trailer=bytes(4), ip_length=(60 if base.ipv6 else 80)),
+        )
         for port in (123, 1024, 65535):
             yield kissed(f"{name} source port {port} is kissed", but(source_port=port))
         for port in (0, 7, 19, 53, 122, 124, 1023):

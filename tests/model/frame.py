@@ -36,7 +36,7 @@ class Packet:
     to: int = 0
     ip_at: int = 0
     ttl: int = 0
-    plain: bool = True  # no IP options, no extension headers
+    plain: bool = True  # no IP options, no extension headers, only the datagram in it
     source_port: int = 0
     udp_at: int = 0
     payload_bytes: int = 0
@@ -149,6 +149,7 @@ def parse_udp(packet: Packet, ip_payload: int, ports: tuple[int, ...]) -> None:
     packet.kind = Kind.NTP
     packet.source_port = udp[0] << 8 | udp[1]
     packet.payload_bytes = length - 8
+    packet.plain = packet.plain and length == ip_payload
     packet.mode = frame[at + 8] & 7
     packet.version = frame[at + 8] >> 3 & 7
     if packet.payload_bytes >= NTP_HEADER:
