@@ -68,7 +68,7 @@ int hammer(struct xdp_md *ctx)
 		return XDP_PASS;
 	}
 	way = bound_way(way);
-	if (gcra(&slot.bucket->gcra[way], slot.owner, &limit, now) == GCRA_LOST)
+	if (gcra(&slot.bucket->gcra[way], slot.owner, &limit, now, true) == GCRA_LOST)
 		count->refused++;
 	else
 		count->found++;
