@@ -62,7 +62,9 @@ def set_entry(
                 "outliving the next: clear one of them"
             )
     set_root_bit(descriptors, abi.ROOT_ENTRIES_SHIFT + family, True)
-    for one in sorted(inside, key=lambda one: one.prefix.prefixlen):
+    # who falls back to the new one does so before it is there: until then, to what it lies over
+    before = {one.prefix for one in inside if _fallback(one, stored) is new}
+    for one in sorted(inside, key=lambda one: (one.prefix not in before, one is not new)):
         _store(descriptors, one, stored)
     return new
 
@@ -73,10 +75,10 @@ def clear_entry(descriptors: Mapping[str, int], prefix: Network) -> LiveEntry | 
     stored = {one.prefix: one for one in clean_entries(descriptors, family)}
     gone = stored.pop(prefix, None)
     if gone:
+        libbpf.map_delete(_fd(descriptors, family), trie_key(prefix))
         for one in stored.values():
             if _covers(prefix, one.prefix):
                 _store(descriptors, one, stored)
-        libbpf.map_delete(_fd(descriptors, family), trie_key(prefix))
         if not stored:
             set_root_bit(descriptors, abi.ROOT_ENTRIES_SHIFT + family, False)
     return gone

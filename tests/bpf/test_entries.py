@@ -2,17 +2,17 @@
 
 import ipaddress
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from ntpguard import abi, running
 from ntpguard.entries import LiveEntry, clean_entries, clear_entry, read_entries, set_entry
 from ntpguard.errors import UsageError
-from ntpguard.kernel import maps
+from ntpguard.kernel import libbpf, maps
 from ntpguard.policy.check import parse_policy
 from ntpguard.words import Action, Family, Verdict
-from tests.bpf.guard import Guard, guard
+from tests.bpf.guard import SECOND, Guard, guard
 from tests.bpf.packets import IPV4, IPV6
 
 CAMPUS = """mode = "enforce"
@@ -103,3 +103,65 @@ def test_too_many_entries_over_one_another_are_refused_and_nothing_changes(one: 
         put(one, "203.0.0.0/16", Action.BLOCK, None)
     assert len(read_entries(descriptors(one))) == abi.ENTRY_DEPTH
     put(one, "203.0.112.0/20", Action.BLOCK, 1)  # outlives none of them
+
+
+class Killed(BaseException):
+    """The writer ends here."""
+
+
+@pytest.mark.parametrize("steps", range(5))
+@pytest.mark.parametrize("seconds", [None, 1000, 10])
+@pytest.mark.parametrize("before", [(), (("203.0.113.0/24", 50),), (("203.0.113.0/24", None),)])
+@pytest.mark.parametrize("clear", [False, True])
+def test_after_a_kill_at_any_step_the_longest_living_entry_holds(
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    seconds: float | None,
+    before: tuple[tuple[str, float | None], ...],
+    clear: bool,
+) -> None:
+    with guard(16) as one:
+        put(one, "203.0.0.0/16", Action.BLOCK, None)
+        put(one, "203.0.112.0/20", Action.EXEMPT, 200)
+        for prefix, lives in before:
+            put(one, prefix, Action.BLOCK, lives)
+        put(one, "203.0.113.0/30", Action.EXEMPT, 5000)
+        put(one, "203.0.113.0/28", Action.BLOCK, 100)
+        put(one, "203.0.113.7/32", Action.EXEMPT, 500)
+        left = steps
+        tries = {one.object.map_fd("entries_ipv4")}
+
+        def counted(real: Callable[..., None]) -> Callable[..., None]:
+            def step(fd: int, *rest: bytes) -> None:
+                nonlocal left
+                if fd in tries:
+                    left -= 1
+                    if left < 0:
+                        raise Killed
+                real(fd, *rest)
+
+            return step
+
+        monkeypatch.setattr(libbpf, "map_update", counted(libbpf.map_update))
+        monkeypatch.setattr(libbpf, "map_delete", counted(libbpf.map_delete))
+        try:
+            if clear:
+                clear_entry(descriptors(one), ipaddress.ip_network("203.0.113.0/24"))
+            else:
+                put(one, "203.0.113.0/24", Action.BLOCK, seconds)
+        except Killed:
+            pass
+        stored = read_entries(descriptors(one))
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for later in (0, 75, 150, 300, 700, 2000, 9000):
+            one.inputs.clock_ns = now + later * SECOND
+            for source in ("203.0.113.1", "203.0.113.7", "203.0.113.9", "203.0.113.99"):
+                living = [
+                    entry
+                    for entry in stored
+                    if ipaddress.ip_address(source) in entry.prefix
+                    and (not entry.expires_ns or entry.expires_ns > one.inputs.clock_ns)
+                ]
+                longest = max(living, key=lambda entry: entry.prefix.prefixlen)
+                wanted = Verdict.DROP if longest.action == Action.BLOCK else Verdict.PASS
+                assert one.verdict(IPV4.but(source=source)) == wanted, (source, later)
