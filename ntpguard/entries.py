@@ -46,7 +46,7 @@ def set_entry(
 
     Raises UsageError if too many entries would lie over one another, or there are too many.
     """
-    family = Family(int(prefix.version == 6))
+    family = _family(prefix)
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     expires = 0 if seconds is None else now + int(seconds * NANOSECONDS)
     new = LiveEntry(prefix, action, expires)
@@ -71,7 +71,7 @@ def set_entry(
 
 def clear_entry(descriptors: Mapping[str, int], prefix: Network) -> LiveEntry | None:
     """Removes the live entry of exactly this prefix. Returns it, or None if there was none."""
-    family = Family(int(prefix.version == 6))
+    family = _family(prefix)
     stored = {one.prefix: one for one in clean_entries(descriptors, family)}
     gone = stored.pop(prefix, None)
     if gone:
@@ -98,12 +98,16 @@ def clean_entries(descriptors: Mapping[str, int], family: Family) -> list[LiveEn
     return living
 
 
+def _family(prefix: Network) -> Family:
+    return Family.IPV4 if prefix.version == 4 else Family.IPV6
+
+
 def _fd(descriptors: Mapping[str, int], family: Family) -> int:
     return descriptors[f"entries_{family.word}"]
 
 
 def _stored(descriptors: Mapping[str, int], family: Family) -> list[LiveEntry]:
-    size = 8 if family == Family.IPV4 else 20
+    size = abi.size(abi.PrefixIpv4 if family == Family.IPV4 else abi.PrefixIpv6)
     found = []
     for key in list(libbpf.map_keys(_fd(descriptors, family), size)):
         raw = libbpf.map_lookup(_fd(descriptors, family), key, abi.size(abi.Entry))
@@ -116,9 +120,7 @@ def _stored(descriptors: Mapping[str, int], family: Family) -> list[LiveEntry]:
 
 
 def _covers(shorter: Network, longer: Network) -> bool:
-    return shorter.prefixlen <= longer.prefixlen and (
-        longer.network_address in shorter if shorter.version == longer.version else False
-    )
+    return shorter.prefixlen <= longer.prefixlen and longer.network_address in shorter
 
 
 def _fallback(one: LiveEntry, stored: Mapping[Network, LiveEntry]) -> LiveEntry | None:
@@ -141,6 +143,5 @@ def _store(
 ) -> None:
     over = _fallback(one, stored)
     length = over.prefix.prefixlen if over else abi.ENTRY_NO_FALLBACK
-    family = Family(int(one.prefix.version == 6))
     entry = abi.Entry(expires_ns=one.expires_ns, action=one.action, fallback=length)
-    libbpf.map_update(_fd(descriptors, family), trie_key(one.prefix), bytes(entry))
+    libbpf.map_update(_fd(descriptors, _family(one.prefix)), trie_key(one.prefix), bytes(entry))

@@ -83,7 +83,7 @@ def up(
             if not _can_use_maps(at, compiled, running_now=bool(before)):
                 _make_maps(bpffs, compiled)
             descriptors = held.enter_context(maps.opened(at))
-            table = _table(descriptors["table"])
+            table = running.read_table(descriptors["table"])
             # whatever may be refused comes before the first change that a packet can see
             programs = {
                 one.ifindex: held.enter_context(_loaded(at, one, descriptors, table, compiled))
@@ -274,12 +274,6 @@ def _load(program: libbpf.Object) -> None:
     program.load()
 
 
-def _table(fd: int) -> abi.Table:
-    raw = libbpf.map_lookup(fd, bytes(4), abi.size(abi.Table))
-    assert raw is not None, "an array has every key"
-    return abi.Table.from_buffer_copy(raw)
-
-
 def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
     """Whether the pinned maps are whole and of the policy's shape.
 
@@ -290,7 +284,7 @@ def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
     elif not maps.are_whole(at):
         return False
     with maps.descriptor(at / "table") as fd:
-        difference = _difference(_table(fd), compiled)
+        difference = _difference(running.read_table(fd), compiled)
     if difference and running_now:
         raise NtpguardError(difference)
     return difference is None

@@ -116,9 +116,7 @@ class Running:
         self._maps = descriptors
         self._links = links
         self._at = at
-        raw = libbpf.map_lookup(descriptors["table"], bytes(4), abi.size(abi.Table))
-        assert raw is not None, "an array has every key"
-        self.table = abi.Table.from_buffer_copy(raw)
+        self.table = running.read_table(descriptors["table"])
         self.seed = (int(self.table.seed[0]), int(self.table.seed[1]))
 
     def interfaces(self) -> list[AttachedInterface]:
@@ -267,8 +265,7 @@ class Running:
             return 0, None
         fd = libbpf.map_by_id(int.from_bytes(inner, "little"))
         try:
-            key = address.max_prefixlen.to_bytes(4, "little") + address.packed
-            value = libbpf.map_lookup(fd, key, 4)
+            value = libbpf.map_lookup(fd, running.trie_key(ipaddress.ip_network(address)), 4)
         finally:
             os.close(fd)
         if value is None:

@@ -28,7 +28,10 @@ from ntpguard.policy.settings import BURST, SOURCE_RATE
 from ntpguard.words import Mode
 
 Document = dict[str, Any]
-TRIES = ((4, "prefixes_ipv4", 8), (6, "prefixes_ipv6", 20))
+TRIES = (
+    (4, "prefixes_ipv4", abi.size(abi.PrefixIpv4)),
+    (6, "prefixes_ipv6", abi.size(abi.PrefixIpv6)),
+)
 
 
 def new_document(policy: Policy, file: str | None) -> Document:
@@ -179,6 +182,13 @@ def read_root(descriptors: Mapping[str, int]) -> int:
     return int(abi.Shared.from_buffer_copy(raw).root.word)
 
 
+def read_table(fd: int) -> abi.Table:
+    """What belongs to the source table, from its map."""
+    raw = libbpf.map_lookup(fd, bytes(4), abi.size(abi.Table))
+    assert raw is not None, "an array has every key"
+    return abi.Table.from_buffer_copy(raw)
+
+
 def write_local_addresses(descriptors: Mapping[str, int]) -> None:
     """Tells the packet path this host's addresses: a KoD is sent from no other."""
     _flag_addresses(descriptors, interfaces.local_addresses(), abi.ADDRESS_LOCAL)
@@ -267,10 +277,7 @@ def _fill(fd: int, copy: int, value: bytes) -> None:
 def _fill_prefixes(descriptors: Mapping[str, int], compiled: Compiled, copy: int) -> None:
     for version, name, size in TRIES:
         pairs = [
-            (
-                trie_key(prefix),
-                value.to_bytes(4, "little"),
-            )
+            (trie_key(prefix), value.to_bytes(4, "little"))
             for prefix, value in compiled.prefixes.items()
             if prefix.version == version
         ]
