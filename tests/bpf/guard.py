@@ -2,7 +2,9 @@
 
 import ctypes
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +20,7 @@ SEED = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 NEVER, ALWAYS = 0xFFFFFFFF, 0
 SECOND = 1_000_000_000
 START = 1_000 * SECOND
+BPF_LOG_STATS, BPF_LOG_BYTES = 4, 1 << 20
 
 
 def units(nanoseconds: float) -> int:
@@ -232,6 +235,41 @@ class Guard:
         for one in self._maps:
             one.close()
         self.object.close()
+
+
+def hammer(one: Guard, frame: Frame) -> tuple[int, float]:
+    """Two CPUs run one packet for a second: how many times it passed, and in how many seconds."""
+    passed = [0, 0]
+    packet = bytes(frame)
+
+    def run(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu % (os.cpu_count() or 1)})
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            passed[cpu] += libbpf.test_run(one.fd, packet)[0] == abi.Xdp.PASS
+
+    begin = time.monotonic()
+    threads = [threading.Thread(target=run, args=(cpu,)) for cpu in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(passed), time.monotonic() - begin
+
+
+def load_with_log(program: libbpf.Object, load: Callable[[], None]) -> str:
+    """What the verifier counted while `load` loaded the program; printed if it is refused."""
+    log = ctypes.create_string_buffer(BPF_LOG_BYTES)
+    pointer = ctypes.c_void_p(program._program("ntpguard"))
+    library = libbpf._library()
+    library.bpf_program__set_log_level(pointer, BPF_LOG_STATS)
+    library.bpf_program__set_log_buf(pointer, log, ctypes.c_size_t(len(log)))
+    try:
+        load()
+    except BaseException:
+        print(log.value.decode())
+        raise
+    return log.value.decode()
 
 
 @contextmanager

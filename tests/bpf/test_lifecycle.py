@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
 from ntpguard.policy.check import parse_policy
 from ntpguard.policy.model import Policy
+from tests.bpf.clang import compile_bpf
 
 pytestmark = pytest.mark.skipif(
     "NTPGUARD_PRIVATE" not in os.environ, reason="attaches programs: runs in tests/private"
@@ -100,11 +100,7 @@ def compile_object(tmp_path: Path, source: str) -> Path:
     """A BPF object of the test's own."""
     file = tmp_path / "own.bpf.c"
     file.write_text("#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n" + source)
-    made = file.with_suffix(".o")
-    include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
-    command = ["clang", "-O2", "-g", "-target", "bpfel", "-mcpu=v3", include]
-    subprocess.run([*command, "-c", str(file), "-o", str(made)], check=True)
-    return made
+    return compile_bpf(file, file.with_suffix(".o"))
 
 
 def test_up_attaches_and_down_leaves_nothing(where: Path) -> None:

@@ -2,8 +2,6 @@
 
 import ctypes
 import os
-import subprocess
-import sysconfig
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from ntpguard import abi, reading
 from ntpguard.kernel import libbpf
+from tests.bpf.clang import compile_bpf
 from tests.bpf.guard import SEED
 
 BUCKETS = 4  # for 64 sources: 16 slots
@@ -22,20 +21,7 @@ FRAME = bytes(64)
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[libbpf.Object]:
-    source = Path(__file__).with_name("hammer.bpf.c")
-    made = tmp_path / "hammer.bpf.o"
-    include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
-    command = [
-        "clang",
-        "-O2",
-        "-g",
-        "-target",
-        "bpfel",
-        "-mcpu=v3",
-        "-fno-strict-aliasing",
-        include,
-    ]
-    subprocess.run([*command, "-c", str(source), "-o", str(made)], check=True)
+    made = compile_bpf(Path(__file__).with_name("hammer.bpf.c"), tmp_path / "hammer.bpf.o")
     constants = abi.Constants(seed=(ctypes.c_uint64 * 2)(*SEED), bucket_mask=BUCKETS - 1)
     with libbpf.Object.open(made) as opened:
         opened.set_constants(bytes(constants))

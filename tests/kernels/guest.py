@@ -5,7 +5,6 @@ Runs alone in a machine (argument "alone"), or in tests/private; then names ever
 
 import ctypes
 import os
-import re
 import sys
 import traceback
 
@@ -19,8 +18,6 @@ from ntpguard.policy.compile import compile_policy
 from tests.bpf import guard, packets
 from tests.kernels import opened
 
-BPF_LOG_STATS = 4
-LOG_BYTES = 1 << 20
 LOG_LINES = 60
 RB_POWER_OFF = 0x4321FEDC
 SYS_FINIT_MODULE = 313  # x86-64
@@ -28,20 +25,12 @@ SYS_FINIT_MODULE = 313  # x86-64
 
 def verify() -> None:
     """Loads as `ntpguard up` does; prints how many instructions the verifier walked."""
-    library = libbpf._library()
-    log = ctypes.create_string_buffer(LOG_BYTES)
     shape = compile_policy(DEFAULT)
     table = abi.Table(buckets=1024, ipv4_prefix=32, ipv6_prefix=64)
     with libbpf.Object.open(maps.object_path()) as program:
         program.set_constants(bytes(lifecycle._constants(table, shape, packets.SERVER_MAC)))
         program.set_max_entries("sources", table.buckets)
-        pointer = ctypes.c_void_p(program._program(maps.PROGRAM))
-        library.bpf_program__set_log_level(pointer, BPF_LOG_STATS)
-        library.bpf_program__set_log_buf(pointer, log, ctypes.c_size_t(LOG_BYTES))
-        try:
-            lifecycle._load(program)
-        finally:
-            print(*re.findall(r"^processed .*", log.value.decode(), re.MULTILINE), sep="\n")
+        print(guard.load_with_log(program, lambda: lifecycle._load(program)))
 
 
 def judge() -> None:

@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ntpguard.kernel import libbpf
+from tests.bpf.clang import compile_bpf
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
@@ -35,9 +35,7 @@ def build_generator() -> Path:
     """The lab's own BPF object."""
     source = Path(__file__).with_name("generator.bpf.c")
     if not GENERATOR.exists() or GENERATOR.stat().st_mtime < source.stat().st_mtime:
-        include = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or 'x86_64-linux-gnu'}"
-        command = ["clang", "-O2", "-g", "-target", "bpfel", "-mcpu=v3", include]
-        subprocess.run([*command, "-c", str(source), "-o", str(GENERATOR)], check=True)
+        compile_bpf(source, GENERATOR)
     return GENERATOR
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import ipaddress
 from random import Random
+from typing import Any
 
 from ntpguard import abi
 from ntpguard.words import Action, Family, Mode
@@ -102,17 +103,24 @@ def some_signatures(random: Random, headers: list[bytes]) -> tuple[Signature, ..
     return tuple(shapes)
 
 
+def some_totals(random: Random) -> dict[str, Any]:
+    """What a policy bounds beside each source: its fields by name."""
+    return {
+        "kod": some_bound(random, 0.4),
+        "newcomers": some_bound(random, 0.2),
+        "gate": some_bound(random, 0.6),
+        "ceiling": some_bound(random, 0.6),
+        "leak_shard": some_limit(random),
+        "answers": some_budget(random),
+        "odd": some_budget(random),
+    }
+
+
 def some_policy(random: Random, headers: list[bytes]) -> Policy:
     """A policy that has no prefixes."""
     signatures = some_signatures(random, headers)
     return Policy(
-        kod=some_bound(random, 0.4),
-        newcomers=some_bound(random, 0.2),
-        gate=some_bound(random, 0.6),
-        ceiling=some_bound(random, 0.6),
-        leak_shard=some_limit(random),
-        answers=some_budget(random),
-        odd=some_budget(random),
+        **some_totals(random),
         flags=abi.POLICY_DESTINATIONS if random.random() < 0.15 else 0,
         kod_interval=random.choice((1, 2, 4, 12, 60, 3400)),
         kod_patience=random.choice((1, 1, 2, 4, 15)),
@@ -131,13 +139,7 @@ def tuned(random: Random, policy: Policy) -> Policy:
     )
     return dataclasses.replace(
         policy,
-        kod=some_bound(random, 0.4),
-        newcomers=some_bound(random, 0.2),
-        gate=some_bound(random, 0.6),
-        ceiling=some_bound(random, 0.6),
-        leak_shard=some_limit(random),
-        answers=some_budget(random),
-        odd=some_budget(random),
+        **some_totals(random),
         rules=tuple(rules),
     )
 
