@@ -25,7 +25,6 @@ SHARED_MAPS = (
     "signature_counters",
     "offenders",
 )
-INTERFACE_MAPS = ("counters",)
 PROGRAM = "ntpguard"
 
 

@@ -6,19 +6,18 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 from ntpguard import abi
 from ntpguard.kernel import libbpf
 from ntpguard.policy.check import DEFAULT
-from ntpguard.policy.compile import bound, compile_policy
+from ntpguard.policy.compile import compile_policy
 from ntpguard.policy.kinds import Rate
 from tests.bpf.guard import SECOND, START, Guard, guard
 from tests.bpf.packets import Frame
 
 TICK_NS = 4_000_000  # of the coarse clock at HZ=250
-ANSWERED, KISSED, DROPPED = abi.Xdp.PASS.value, abi.Xdp.TX.value, abi.Xdp.DROP.value
+ANSWERED, KISSED = abi.Xdp.PASS.value, abi.Xdp.TX.value
 IPV4_SOURCE, IPV6_SOURCE = 26, 22  # offsets in a frame without tags
 
 
@@ -72,9 +71,9 @@ def default_policy(
     changes: dict[str, Any] = {"capacity": capacity}
     if leak_max:
         changes["leak_max"] = Rate(leak_max, "second")
-    compiled = compile_policy(replace(DEFAULT, **changes))
     if ceiling:
-        compiled.policy.bounds[abi.BOUND_CEILING] = bound(Fraction(ceiling), Fraction(1, 10))
+        changes["ceiling_rate"] = Rate(ceiling, "second")
+    compiled = compile_policy(replace(DEFAULT, **changes))
     return compiled.policy, compiled.table.buckets
 
 

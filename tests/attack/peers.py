@@ -24,7 +24,6 @@ class Chrony:
     """
 
     TICKS, RATE_SCALE, SLOWEST = 16, 4, 14
-    LEAST, MOST = -14 * 4, 127
 
     def __init__(
         self, interval: int = 3, burst: int = 8, leak: int = 2, kod: int = 0, *, seed: int = 1

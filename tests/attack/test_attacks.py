@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from ntpguard import abi
 from tests.attack import prefixes, shape
 from tests.attack.peers import Chrony, Ntpd, Ntpsec
 from tests.attack.run import PAGE, RESULT, with_tables
@@ -61,9 +60,6 @@ def test_a_leak_shard_that_is_wide_enough_gives_a_quarter_to_200_spoofed_packets
     assert by_program(Forger.KNOWING, 200.0, 320, victims=4, leak_max=16_000).answered >= 20
 
 
-@pytest.mark.skipif(
-    not hasattr(abi, "AUX_LOOK_SHIFT"), reason="the program does not compare how packets look"
-)
 def test_a_forger_who_does_not_know_its_victims_look_leaves_it_nine_of_ten_answers() -> None:
     assert by_program(Forger.UNKNOWING, 200.0, 320, victims=32).answered >= 88
 
