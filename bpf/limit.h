@@ -181,16 +181,17 @@ static __always_inline void limit(const struct running *running, const struct re
 	__u32 way = slot->way;
 	bool foreign = false; /* the tat may be another class's of this policy */
 
+	__u64 seen = slot->aux;
 	if (way < NTPGUARD_WAYS) {
-		__u64 before = load(&bucket->aux[bound_way(way)]);
 		foreign = is_shared(running, request->packet) &&
-			  AUX_GET(before, GENERATION) == running->generation &&
-			  AUX_GET(before, CLASS) != request->class;
+			  AUX_GET(seen, GENERATION) == running->generation &&
+			  AUX_GET(seen, CLASS) != request->class;
 		admitted = gcra(&bucket->gcra[bound_way(way)], slot->owner, &request->rule->limit,
 				now, !foreign);
 	} else if (way == NO_WAY) {
 		way = admit_newcomer(running, request, slot, class);
 		admitted = GCRA_CONFORMS;
+		seen = AUX_SET(class, MARK, mark_clock(request->now_ns));
 	}
 	if (way >= NTPGUARD_WAYS || admitted == GCRA_LOST) {
 		untracked(running, request, decision);
@@ -199,7 +200,6 @@ static __always_inline void limit(const struct running *running, const struct re
 	}
 	way = bound_way(way);
 
-	__u64 seen = load(&bucket->aux[way]);
 	__u64 aux = seen;
 	__u64 once = 1ULL << STAT_REQUESTS_SHIFT;
 	if (admitted == GCRA_CONFORMS || !foreign) /* whose the tat is from now on */

@@ -48,11 +48,8 @@ static __always_inline bool is_request(const struct packet *packet)
 static __always_inline __u32 classify(const struct running *running, const struct packet *packet,
 				      const struct slot *slot)
 {
-	__u32 way = slot->way;
-	__u64 aux = way < NTPGUARD_WAYS ? load(&slot->bucket->aux[bound_way(way)]) : 0;
-
-	if (way < NTPGUARD_WAYS && is_class_cached(running, packet, aux))
-		return AUX_GET(aux, CLASS);
+	if (slot->way < NTPGUARD_WAYS && is_class_cached(running, packet, slot->aux))
+		return AUX_GET(slot->aux, CLASS);
 	return value_by_prefix(running, packet) & (NTPGUARD_CLASSES - 1);
 }
 
@@ -96,7 +93,7 @@ static __always_inline __u8 judge_ntp(const struct running *running, const struc
 	if (is_request(packet) && !source_find(&slot, packet->key, request.hash))
 		return 0;
 	request.class = classify(running, packet, &slot);
-	request.rule = &running->policy->classes[request.class & (NTPGUARD_CLASSES - 1)];
+	request.rule = rule_of(running->policy, request.class, now_ns);
 	decision->class = request.class;
 
 	if (entry != ACTION_EXEMPT && request.rule->action == ACTION_BLOCK)
@@ -132,9 +129,10 @@ static __always_inline void odd(const struct running *running, __u64 now, struct
 SEPARATE int judge(const struct packet *packet, struct decision *decision, __u32 parsed)
 {
 	struct running running;
+	__u64 now_ns = clock_ns();
 	__u8 flags = 0;
 
-	if (!packet || !decision || !read_running(&running))
+	if (!packet || !decision || !read_running(&running, now_ns))
 		return false;
 	if (running.policy->flags & POLICY_DESTINATIONS &&
 	    !(address_flags(&packet->destination) & ADDRESS_DESTINATION << running.copy))
@@ -143,7 +141,6 @@ SEPARATE int judge(const struct packet *packet, struct decision *decision, __u32
 		decide(decision, VERDICT_PASS, REASON_OFF);
 		return true;
 	}
-	__u64 now_ns = clock_ns();
 	if (parsed == PARSED_ODD)
 		odd(&running, gcra_clock(now_ns), decision);
 	else if (parsed == PARSED_MALFORMED)

@@ -15,7 +15,7 @@
 #include <linux/types.h>
 
 enum ntpguard_limits {
-	NTPGUARD_ABI = 2,
+	NTPGUARD_ABI = 3,
 	NTPGUARD_WAYS = 4,     /* slots in a bucket of the source table */
 	NTPGUARD_CLASSES = 64, /* class 0 is the default, the file's [limit] */
 	NTPGUARD_PORTS = 4,
@@ -217,7 +217,7 @@ struct class_rule {
 	__u8 action;
 	__u8 flags;
 	__u16 pad;
-	__u64 reserved;
+	__u64 until_ns; /* CLOCK_MONOTONIC; from then on, policy.classes_after holds. 0: for ever */
 };
 _Static_assert(sizeof(struct class_rule) == 32, "two rules to a cache line");
 
@@ -271,8 +271,12 @@ struct policy {
 	__u16 established_spacing; /* mark units between two well-spaced requests; at least 1 */
 	__u8 signatures_always;	   /* the first so many signatures are tested on every request, */
 	__u8 signatures;	   /* the rest, up to so many, on excess only */
-	__u32 pad;
+	__u8 mode_after;
+	__u8 pad[3];
+	__u64 mode_until_ns; /* CLOCK_MONOTONIC; from then on, mode_after holds, whatever the root word
+				says. 0: for ever */
 	struct class_rule classes[NTPGUARD_CLASSES];
+	struct class_rule classes_after[NTPGUARD_CLASSES];
 	struct signature signature[NTPGUARD_SIGNATURES];
 };
 

@@ -108,7 +108,13 @@ struct running {
 	__u32 generation;
 };
 
-static __always_inline bool read_running(struct running *running)
+/* 0 is never. */
+static __always_inline bool is_over(__u64 until_ns, __u64 now_ns)
+{
+	return until_ns && now_ns >= until_ns;
+}
+
+static __always_inline bool read_running(struct running *running, __u64 now_ns)
 {
 	__u32 zero = 0;
 
@@ -119,11 +125,25 @@ static __always_inline bool read_running(struct running *running)
 	__u64 root = *(volatile __u64 *)&running->shared->root.word;
 	running->copy = root >> ROOT_POLICY_SHIFT & 1;
 	running->policy = bpf_map_lookup_elem(&policy, &running->copy);
-	running->mode = root & ((1 << ROOT_MODE_BITS) - 1);
 	running->prefixes = root >> ROOT_PREFIXES_SHIFT & 1;
 	running->entries = root >> ROOT_ENTRIES_SHIFT & 3;
 	running->generation = root >> ROOT_GENERATION_SHIFT & ((1 << ROOT_GENERATION_BITS) - 1);
-	return running->policy;
+	if (!running->policy)
+		return false;
+	running->mode = is_over(running->policy->mode_until_ns, now_ns) ?
+				running->policy->mode_after :
+				root & ((1 << ROOT_MODE_BITS) - 1);
+	return true;
+}
+
+static __always_inline const struct class_rule *rule_of(const struct policy *policy, __u32 class,
+							__u64 now_ns)
+{
+	const struct class_rule *rule = &policy->classes[class & (NTPGUARD_CLASSES - 1)];
+
+	if (is_over(rule->until_ns, now_ns))
+		rule = &policy->classes_after[class & (NTPGUARD_CLASSES - 1)];
+	return rule;
 }
 
 /* ACTION_LIMIT: no live entry holds. One that has expired gives way to what it lay over. */
@@ -142,7 +162,7 @@ SEPARATE int action_by_entry(const struct address *source, __u32 family, __u64 n
 						    bpf_map_lookup_elem(&entries_ipv6, &ipv6);
 		if (!entry)
 			break;
-		if (!entry->expires_ns || entry->expires_ns > now_ns)
+		if (!is_over(entry->expires_ns, now_ns))
 			return entry->action;
 		if (entry->fallback == ENTRY_NO_FALLBACK)
 			break;

@@ -45,6 +45,7 @@ enum { NO_WAY = NTPGUARD_WAYS, BUSY_WAY };
 struct slot {
 	struct bucket *bucket;
 	__u64 owner; /* the low bits of the gcra word: the fingerprint in place */
+	__u64 aux;   /* as it was before the limit was asked; 0: no way */
 	__u32 way;
 };
 
@@ -108,6 +109,8 @@ static __always_inline bool source_find(struct slot *slot, __u64 key, __u64 hash
 		return false;
 	slot->owner = owner_of(hash);
 	slot->way = source_scan(slot->bucket, key, slot->owner);
+	if (slot->way < NTPGUARD_WAYS)
+		slot->aux = load(&slot->bucket->aux[bound_way(slot->way)]);
 	return true;
 }
 

@@ -9,7 +9,7 @@ import ipaddress
 from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-ABI = 2
+ABI = 3
 WAYS = 4
 CLASSES = 64
 PORTS = 4
@@ -122,7 +122,7 @@ class ClassRule(LittleEndianStructure):
         ("action", c_uint8),
         ("flags", c_uint8),
         ("pad", c_uint16),
-        ("reserved", c_uint64),
+        ("until_ns", c_uint64),
     ]
 
 
@@ -160,8 +160,11 @@ class Policy(LittleEndianStructure):
         ("established_spacing", c_uint16),
         ("signatures_always", c_uint8),
         ("signatures", c_uint8),
-        ("pad", c_uint32),
+        ("mode_after", c_uint8),
+        ("pad", c_uint8 * 3),
+        ("mode_until_ns", c_uint64),
         ("classes", ClassRule * CLASSES),
+        ("classes_after", ClassRule * CLASSES),
         ("signature", Signature * SIGNATURES),
     ]
 

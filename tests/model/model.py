@@ -112,9 +112,11 @@ class Model:
         self.mark_clock = (clock_ns >> abi.MARK_UNIT_SHIFT) % (1 << abi.AUX_MARK_BITS)
         self.kod_clock = (clock_ns >> abi.KOD_UNIT_SHIFT) % (1 << abi.AUX_KOD_TIME_BITS) or 1
 
+        over = policy.mode_until_ns and clock_ns >= policy.mode_until_ns
+        self.mode = policy.mode_after if over else self.root.mode
         self.class_index, self.flags = 0, 0
         verdict, reason = self.decide(packet)
-        if self.root.mode == Mode.OBSERVE or self.flags & abi.CLASS_OBSERVE:
+        if self.mode == Mode.OBSERVE or self.flags & abi.CLASS_OBSERVE:
             self.observed[self.class_index, packet.family, verdict, reason] += 1
             if verdict != Verdict.PASS:
                 verdict, reason = Verdict.PASS, Reason.OBSERVED
@@ -133,7 +135,7 @@ class Model:
 
     def decide(self, packet: Packet) -> Decision:
         """The verdict and why; the class it counts in is left in class_index and flags."""
-        if self.root.mode == Mode.OFF:
+        if self.mode == Mode.OFF:
             return Verdict.PASS, Reason.OFF
         if packet.kind == Kind.ODD:
             return self.budget(self.odd, self.policy.odd), Reason.ODD
@@ -231,6 +233,8 @@ class Model:
         else:
             self.class_index = self.belongs(packet).class_index
         rule = self.policy.rules[self.class_index]
+        if rule.until_ns and self.clock_ns >= rule.until_ns:
+            rule = self.policy.rules_after[self.class_index]
         self.flags = rule.flags
         return rule
 

@@ -7,6 +7,7 @@ bpf/ntpguard.h.
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ntpguard import abi
 from ntpguard.words import Action, Family, Mode
 
 BITS = (32, 128)  # of an address, by family
@@ -38,6 +39,7 @@ class Rule:
     leak: int = 0  # in 2^-32
     action: Action = Action.LIMIT
     flags: int = 0
+    until_ns: int = 0  # from then on, the rule of the same index in Policy.rules_after; 0: for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,9 @@ class Policy:
     signatures_always: int
     signatures: tuple[Signature, ...]
     rules: tuple[Rule, ...]
+    rules_after: tuple[Rule, ...] = (Rule(),) * abi.CLASSES
+    mode_after: Mode = Mode.OFF
+    mode_until_ns: int = 0  # from then on, mode_after, whatever the root word says; 0: for ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,15 +239,22 @@ def policy_words(policy: Policy) -> abi.Policy:
         established_spacing=policy.established_spacing,
         signatures_always=policy.signatures_always,
         signatures=len(policy.signatures),
+        mode_after=policy.mode_after,
+        mode_until_ns=policy.mode_until_ns,
     )
     words.bounds[abi.BOUND_KOD] = bound_words(policy.kod)
     words.bounds[abi.BOUND_NEWCOMERS] = bound_words(policy.newcomers)
     words.bounds[abi.BOUND_GATE] = bound_words(policy.gate)
     words.bounds[abi.BOUND_CEILING] = bound_words(policy.ceiling)
-    for index, one in enumerate(policy.rules):
-        words.classes[index] = abi.ClassRule(
-            limit=limit_words(one.limit), leak=one.leak, action=one.action, flags=one.flags
-        )
+    for array, rules in ((words.classes, policy.rules), (words.classes_after, policy.rules_after)):
+        for index, one in enumerate(rules):
+            array[index] = abi.ClassRule(
+                limit=limit_words(one.limit),
+                leak=one.leak,
+                action=one.action,
+                flags=one.flags,
+                until_ns=one.until_ns,
+            )
     for index, shape in enumerate(policy.signatures):
         words.signature[index] = abi.Signature(
             (ctypes.c_uint8 * abi.HEADER_BYTES)(*shape.value.to_bytes(abi.HEADER_BYTES, "big")),

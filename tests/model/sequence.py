@@ -21,6 +21,7 @@ from tests.model.world import (
     some_prefixes,
     some_root,
     some_sources,
+    temporary,
     tuned,
     with_flags,
 )
@@ -221,6 +222,7 @@ class Sequence:
         self._set_policy(copy, with_flags(policy, prefixes, self.shape))
 
     def _set_policy(self, copy: int, policy: Policy) -> None:
+        policy = temporary(self.random, policy, self.clock_ns)
         self.policies[copy] = policy
         self._change("set_policy", copy, policy)
 

@@ -144,6 +144,25 @@ def tuned(random: Random, policy: Policy) -> Policy:
     )
 
 
+def temporary(random: Random, policy: Policy, clock_ns: int) -> Policy:
+    """The policy, of which some things hold for a while only."""
+
+    def until() -> int:
+        return clock_ns + random.choice((-1, 0, 1, 2, 10, 100)) * 10**9
+
+    if random.random() < 0.15:
+        mode = random.choice((Mode.OFF, Mode.OBSERVE, Mode.ENFORCE, Mode.ENFORCE))
+        policy = dataclasses.replace(policy, mode_after=mode, mode_until_ns=until())
+    if random.random() < 0.15:
+        end = until()
+        rules = tuple(
+            dataclasses.replace(rule, until_ns=random.choice((0, end))) for rule in policy.rules
+        )
+        after = tuple(some_rule(random, index == 0) for index in range(abi.CLASSES))
+        policy = dataclasses.replace(policy, rules=rules, rules_after=after)
+    return policy
+
+
 def with_flags(policy: Policy, prefixes: dict[Prefix, Belongs], shape: Shape) -> Policy:
     """The policy, whose flags say what the prefixes are like."""
     flags = policy.flags & abi.POLICY_DESTINATIONS
