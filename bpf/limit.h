@@ -148,7 +148,7 @@ static __always_inline __u32 admit_newcomer(const struct running *running,
 	struct newcomer newcomer = {
 		.key = request->packet->key,
 		.owner = slot->owner,
-		.aux = AUX_SET(aux, MARK, mark_clock(request->now_ns)),
+		.aux = aux,
 		.now = request->now,
 		.interval = request->rule->limit.emission_interval,
 	};
@@ -157,6 +157,13 @@ static __always_inline __u32 admit_newcomer(const struct running *running,
 		return source_insert(slot->bucket, &newcomer);
 	count_gated();
 	return NO_WAY;
+}
+
+/* The aux word of a source that is of the request's class from now on. */
+static __always_inline __u64 in_class(__u64 aux, const struct running *running,
+				      const struct request *request)
+{
+	return AUX_SET(AUX_SET(aux, CLASS, request->class), GENERATION, running->generation);
 }
 
 /* The daemon has only so much to do, for established sources first. */
@@ -176,12 +183,11 @@ static __always_inline void limit(const struct running *running, const struct re
 	__u64 now = request->now;
 	if (!bucket) /* a request has one; the verifier does not know */
 		return;
-	__u64 class = AUX_SET(AUX_SET(0, CLASS, request->class), GENERATION, running->generation);
+	__u64 seen = slot->aux;
 	int admitted = GCRA_LOST;
 	__u32 way = slot->way;
 	bool foreign = false; /* the tat may be another class's of this policy */
 
-	__u64 seen = slot->aux;
 	if (way < NTPGUARD_WAYS) {
 		foreign = is_shared(running, request->packet) &&
 			  AUX_GET(seen, GENERATION) == running->generation &&
@@ -189,9 +195,9 @@ static __always_inline void limit(const struct running *running, const struct re
 		admitted = gcra(&bucket->gcra[bound_way(way)], slot->owner, &request->rule->limit,
 				now, !foreign);
 	} else if (way == NO_WAY) {
-		way = admit_newcomer(running, request, slot, class);
+		seen = AUX_SET(in_class(0, running, request), MARK, mark_clock(request->now_ns));
+		way = admit_newcomer(running, request, slot, seen);
 		admitted = GCRA_CONFORMS;
-		seen = AUX_SET(class, MARK, mark_clock(request->now_ns));
 	}
 	if (way >= NTPGUARD_WAYS || admitted == GCRA_LOST) {
 		untracked(running, request, decision);
@@ -203,7 +209,7 @@ static __always_inline void limit(const struct running *running, const struct re
 	__u64 aux = seen;
 	__u64 once = 1ULL << STAT_REQUESTS_SHIFT;
 	if (admitted == GCRA_CONFORMS || !foreign) /* whose the tat is from now on */
-		aux = AUX_SET(AUX_SET(aux, CLASS, request->class), GENERATION, running->generation);
+		aux = in_class(aux, running, request);
 	if (admitted == GCRA_CONFORMS) {
 		decide(decision, VERDICT_PASS, REASON_CONFORM);
 		aux = AUX_SET(aux, EXCESS, 0);

@@ -12,10 +12,10 @@
 #include <bpf/bpf_helpers.h>
 
 #include "ntpguard.h"
+#include "btf.h"
 
 /* Alone in its section: the loader writes the whole of it. */
 const volatile struct constants constants SEC(".rodata.constants");
-const volatile struct abi_types abi_types;
 struct inputs inputs;
 
 /* A function that the verifier checks by itself, once, and not in every state of its callers. */
@@ -93,7 +93,7 @@ static __always_inline __u8 judge_ntp(const struct running *running, const struc
 	if (is_request(packet) && !source_find(&slot, packet->key, request.hash))
 		return 0;
 	request.class = classify(running, packet, &slot);
-	request.rule = rule_of(running->policy, request.class, now_ns);
+	request.rule = rule_at(running->policy, request.class, now_ns);
 	decision->class = request.class;
 
 	if (entry != ACTION_EXEMPT && request.rule->action == ACTION_BLOCK)
@@ -129,15 +129,16 @@ static __always_inline void odd(const struct running *running, __u64 now, struct
 SEPARATE int judge(const struct packet *packet, struct decision *decision, __u32 parsed)
 {
 	struct running running;
-	__u64 now_ns = clock_ns();
 	__u8 flags = 0;
 
-	if (!packet || !decision || !read_running(&running, now_ns))
+	if (!packet || !decision || !read_running(&running))
 		return false;
 	if (running.policy->flags & POLICY_DESTINATIONS &&
 	    !(address_flags(&packet->destination) & ADDRESS_DESTINATION << running.copy))
 		return false;
-	if (running.mode == MODE_OFF) {
+	__u64 now_ns = clock_ns();
+	__u32 mode = mode_at(&running, now_ns);
+	if (mode == MODE_OFF) {
 		decide(decision, VERDICT_PASS, REASON_OFF);
 		return true;
 	}
@@ -147,7 +148,7 @@ SEPARATE int judge(const struct packet *packet, struct decision *decision, __u32
 		decide(decision, VERDICT_DROP, REASON_MALFORMED);
 	else
 		flags = judge_ntp(&running, packet, now_ns, decision);
-	decision->observe = running.mode == MODE_OBSERVE || flags & CLASS_OBSERVE;
+	decision->observe = mode == MODE_OBSERVE || flags & CLASS_OBSERVE;
 	return true;
 }
 

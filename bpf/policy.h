@@ -97,24 +97,24 @@ struct {
 	__type(value, __u32);
 } addresses SEC(".maps");
 
+/* Whether a time that may be set has come; 0 is never. */
+static __always_inline bool is_over(__u64 until_ns, __u64 now_ns)
+{
+	return until_ns && now_ns >= until_ns;
+}
+
 struct running {
 	struct shared *shared;
 	struct local *local;
 	const struct policy *policy;
-	__u32 mode;
+	__u32 mode;	/* of the root word: mode_at says which one holds */
 	__u32 copy;	/* of struct policy */
 	__u32 prefixes; /* which copy */
 	__u32 entries;	/* bit by family: there are some */
 	__u32 generation;
 };
 
-/* 0 is never. */
-static __always_inline bool is_over(__u64 until_ns, __u64 now_ns)
-{
-	return until_ns && now_ns >= until_ns;
-}
-
-static __always_inline bool read_running(struct running *running, __u64 now_ns)
+static __always_inline bool read_running(struct running *running)
 {
 	__u32 zero = 0;
 
@@ -125,25 +125,27 @@ static __always_inline bool read_running(struct running *running, __u64 now_ns)
 	__u64 root = *(volatile __u64 *)&running->shared->root.word;
 	running->copy = root >> ROOT_POLICY_SHIFT & 1;
 	running->policy = bpf_map_lookup_elem(&policy, &running->copy);
+	running->mode = root & ((1 << ROOT_MODE_BITS) - 1);
 	running->prefixes = root >> ROOT_PREFIXES_SHIFT & 1;
 	running->entries = root >> ROOT_ENTRIES_SHIFT & 3;
 	running->generation = root >> ROOT_GENERATION_SHIFT & ((1 << ROOT_GENERATION_BITS) - 1);
-	if (!running->policy)
-		return false;
-	running->mode = is_over(running->policy->mode_until_ns, now_ns) ?
-				running->policy->mode_after :
-				root & ((1 << ROOT_MODE_BITS) - 1);
-	return true;
+	return running->policy;
 }
 
-static __always_inline const struct class_rule *rule_of(const struct policy *policy, __u32 class,
+static __always_inline __u32 mode_at(const struct running *running, __u64 now_ns)
+{
+	const struct policy *policy = running->policy;
+
+	return is_over(policy->mode_until_ns, now_ns) ? policy->mode_after : running->mode;
+}
+
+static __always_inline const struct class_rule *rule_at(const struct policy *policy, __u32 class,
 							__u64 now_ns)
 {
-	const struct class_rule *rule = &policy->classes[class & (NTPGUARD_CLASSES - 1)];
+	class &= NTPGUARD_CLASSES - 1;
+	const struct class_rule *rule = &policy->classes[class];
 
-	if (is_over(rule->until_ns, now_ns))
-		rule = &policy->classes_after[class & (NTPGUARD_CLASSES - 1)];
-	return rule;
+	return is_over(rule->until_ns, now_ns) ? &policy->classes_after[class] : rule;
 }
 
 /* ACTION_LIMIT: no live entry holds. One that has expired gives way to what it lay over. */

@@ -12,7 +12,7 @@ from ntpguard.abi import Xdp
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 from tests.model.frame import Kind, Packet, kissable, kod, parse
 from tests.model.limits import HIGH, LOW, WRAP, Gcra, Shared, Slot, Sources, ahead_of
-from tests.model.policy import Belongs, Entry, Limit, Policy, Prefix, Root, Rule, Signature, Tries
+from tests.model.policy import Belongs, Entry, Limit, Policy, Prefix, Root, Rule, Tries, is_over
 
 REQUESTS, CONTROL = (0, 1, 3), (6, 7)
 SAMPLE = 64  # one excess packet in so many is looked at closely
@@ -23,7 +23,6 @@ UNHEEDING = 2  # excess packets later than that make a KoD unheeded
 COUNTER_SATURATES = 255
 PUT_BY = 8  # so much of the leak is put by
 NEWCOMERS = 2  # who is not established gets so little of a shard's burst: half
-TRUNCATED = int(0.999 * 2**32)
 FLAGS = (
     (abi.POLICY_PREFIXES_IPV4, abi.POLICY_LONG_IPV4),
     (abi.POLICY_PREFIXES_IPV6, abi.POLICY_LONG_IPV6),
@@ -112,8 +111,7 @@ class Model:
         self.mark_clock = (clock_ns >> abi.MARK_UNIT_SHIFT) % (1 << abi.AUX_MARK_BITS)
         self.kod_clock = (clock_ns >> abi.KOD_UNIT_SHIFT) % (1 << abi.AUX_KOD_TIME_BITS) or 1
 
-        over = policy.mode_until_ns and clock_ns >= policy.mode_until_ns
-        self.mode = policy.mode_after if over else self.root.mode
+        self.mode = policy.mode_at(clock_ns, self.root.mode)
         self.class_index, self.flags = 0, 0
         verdict, reason = self.decide(packet)
         if self.mode == Mode.OBSERVE or self.flags & abi.CLASS_OBSERVE:
@@ -202,7 +200,7 @@ class Model:
             )
             if entry is None:
                 return None
-            if entry.expires_ns == 0 or entry.expires_ns > self.clock_ns:
+            if not is_over(entry.expires_ns, self.clock_ns):
                 return entry.action
             most = entry.fallback
         return None
@@ -232,9 +230,7 @@ class Model:
             self.class_index = slot.class_index
         else:
             self.class_index = self.belongs(packet).class_index
-        rule = self.policy.rules[self.class_index]
-        if rule.until_ns and self.clock_ns >= rule.until_ns:
-            rule = self.policy.rules_after[self.class_index]
+        rule = self.policy.rule_at(self.clock_ns, self.class_index)
         self.flags = rule.flags
         return rule
 
@@ -245,7 +241,7 @@ class Model:
         header = int.from_bytes(packet.header, "big")
         for index in range(begin, end):
             signature = self.policy.signatures[index]
-            if matches(signature, header, packet.source_port):
+            if signature.matches(header, packet.source_port):
                 self.matched[index] += 1
                 if not signature.flags & abi.SIGNATURE_OBSERVE:
                     self.blocked[index] += 1
@@ -388,17 +384,3 @@ def look_of(packet: Packet, source_hash: int, seed: tuple[int, int]) -> int:
         make |= any(one) << bit
     make |= (packet.payload_bytes > 48) << 40 | (not packet.plain) << 41
     return abi.hash_key(make ^ source_hash, seed) >> 60
-
-
-def matches(signature: Signature, header: int, source_port: int) -> bool:
-    """Whether a request has this shape; header as one integer in network byte order."""
-    if header & signature.mask != signature.value:
-        return False
-    if signature.flags & abi.SIGNATURE_SOURCE_PORT and source_port != signature.source_port:
-        return False
-    fraction = header & 0xFFFFFFFF  # of the transmit timestamp
-    if signature.fraction == abi.FRACTION_MICROSECONDS:
-        return fraction * 1_000_000 % 2**32 >= TRUNCATED
-    if signature.fraction == abi.FRACTION_NANOSECONDS:
-        return fraction < 10**9
-    return True

@@ -11,8 +11,14 @@ from ntpguard import abi
 from ntpguard.words import Action, Family, Mode
 
 BITS = (32, 128)  # of an address, by family
+TRUNCATED = int(0.999 * 2**32)
 
 T = TypeVar("T")
+
+
+def is_over(until_ns: int, clock_ns: int) -> bool:
+    """Whether that time has come; 0: never."""
+    return until_ns != 0 and clock_ns >= until_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,19 @@ class Signature:
     flags: int = 0
     fraction: int = 0
 
+    def matches(self, header: int, source_port: int) -> bool:
+        """Whether a request has this shape; header as one integer in network byte order."""
+        if header & self.mask != self.value:
+            return False
+        if self.flags & abi.SIGNATURE_SOURCE_PORT and source_port != self.source_port:
+            return False
+        fraction = header & 0xFFFFFFFF  # of the transmit timestamp
+        if self.fraction == abi.FRACTION_MICROSECONDS:
+            return fraction * 1_000_000 % 2**32 >= TRUNCATED
+        if self.fraction == abi.FRACTION_NANOSECONDS:
+            return fraction < 10**9
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -75,6 +94,15 @@ class Policy:
     rules_after: tuple[Rule, ...] = (Rule(),) * abi.CLASSES
     mode_after: Mode = Mode.OFF
     mode_until_ns: int = 0  # from then on, mode_after, whatever the root word says; 0: for ever
+
+    def mode_at(self, clock_ns: int, mode: Mode) -> Mode:
+        """The mode that holds, of this one in the root word and the one after."""
+        return self.mode_after if is_over(self.mode_until_ns, clock_ns) else mode
+
+    def rule_at(self, clock_ns: int, index: int) -> Rule:
+        """The rule of a class that holds."""
+        rule = self.rules[index]
+        return self.rules_after[index] if is_over(rule.until_ns, clock_ns) else rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import pytest
 
 from ntpguard import abi
 from ntpguard.words import Reason
-from tests.model import frame, limits, model
+from tests.model import frame, limits, model, policy
 from tests.model.compare import Met, Programs, first_difference, met, run, smallest
 from tests.model.seeds import for_seeds
 from tests.model.sequence import Packet, Sequence
@@ -44,7 +44,7 @@ MISTAKES = {
     "five well-spaced requests make an established source": (model, "ESTABLISHED_STEPS", 4),
     "excess saturates at 254": (model, "COUNTER_SATURATES", 254),
     "every 32nd excess packet is sampled": (model, "SAMPLE", 32),
-    "the microsecond test is a little wider": (model, "TRUNCATED", int(0.9 * 2**32)),
+    "the microsecond test is a little wider": (policy, "TRUNCATED", int(0.9 * 2**32)),
     "a seventh of the leak is put by": (model, "PUT_BY", 7),
     "a shard keeps nothing for established sources": (model, "NEWCOMERS", 1),
     "seven live entries are looked at": (abi, "ENTRY_DEPTH", 7),

@@ -79,4 +79,4 @@ def test_no_file_is_long() -> None:
         if path.suffix in (".py", ".c", ".h")
         and (lines := len(path.read_text(encoding="utf-8").splitlines())) > 420
     }
-    assert long.keys() <= {"ntpguard/kernel/libbpf.py", "bpf/ntpguard.h"}
+    assert long.keys() <= {"ntpguard/kernel/libbpf.py"}
