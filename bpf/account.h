@@ -19,7 +19,8 @@ struct {
 } offenders SEC(".maps");
 
 enum {
-	OFFENDER_SAMPLE = (1U << 26) - 1, /* 1/64 of excess, besides the first since a pass; in 2^-32 */
+	/* 1/64 of excess, in 2^-32; the first since a pass besides */
+	OFFENDER_SAMPLE = (1U << 26) - 1,
 	/* To make room in the LRU costs more than the rest of a packet's judgement: so many on each CPU
 	 * before the clock moves.
 	 */

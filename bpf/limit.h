@@ -108,7 +108,8 @@ static __always_inline void untracked(const struct running *running, const struc
 {
 	if (grants(running, BOUND_NEWCOMERS, request->now, PRIORITY_HIGH))
 		decide(decision, VERDICT_PASS, REASON_UNTRACKED);
-	else if (chance(running->local) >> 32 <= request->rule->leak && shard_grants(running, request, false))
+	else if (chance(running->local) >> 32 <= request->rule->leak &&
+		 shard_grants(running, request, false))
 		decide(decision, VERDICT_PASS, REASON_LEAK);
 	else
 		decide(decision, VERDICT_DROP, REASON_UNTRACKED);

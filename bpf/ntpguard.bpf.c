@@ -117,12 +117,13 @@ static __always_inline void odd(const struct running *running, __u64 now, struct
 }
 
 /* False: not a destination that is guarded. */
-SEPARATE int judge(const struct packet *packet, struct decision *decision, __u32 parsed)
+static __always_inline int judge(const struct packet *packet, struct decision *decision,
+				 __u32 parsed)
 {
 	struct running running;
 	__u8 flags = 0;
 
-	if (!packet || !decision || !read_running(&running))
+	if (!read_running(&running))
 		return false;
 	if (running.policy->flags & POLICY_DESTINATIONS &&
 	    !(address_flags(&packet->destination) & ADDRESS_DESTINATION << running.copy))

@@ -205,7 +205,7 @@ struct local {
 	__u64 odd_tat;
 	__u64 clock_ns; /* as read when jiffies was so much */
 	__u64 jiffies;
-	__u64 drawn; /* by chance, the last time */
+	__u64 drawn;	/* by chance, the last time */
 	__u64 noted_ns; /* when offenders were noted last, and how many at that time */
 	__u64 noted;
 };

@@ -73,8 +73,10 @@ static __always_inline __u64 load(const __u64 *word)
 	return *(const volatile __u64 *)word;
 }
 
-static __always_inline __u32 source_scan(const struct bucket *bucket, __u64 key, __u64 owner)
+SEPARATE int source_scan(const struct bucket *bucket, __u64 key, __u64 owner)
 {
+	if (!bucket)
+		return NO_WAY;
 #pragma unroll
 	for (__u32 way = 0; way < NTPGUARD_WAYS; way++) {
 		__u64 word = load(&bucket->gcra[way]) & GCRA_OWNER_MASK;
