@@ -32,6 +32,11 @@ class Interface:
     xdp: str
     program_id: int | None
 
+    @property
+    def guardable(self) -> bool:
+        """Whether a guard can be attached: an Ethernet interface, and not the loopback one."""
+        return self.ethernet and len(self.mac) == 6 and self.name != "lo"
+
 
 def _netlink() -> Any:
     # imported when needed: it takes longer than most commands
@@ -66,7 +71,7 @@ def interface(name: str) -> Interface:
     found = interfaces()
     for one in found:
         if one.name == name:
-            if not one.ethernet or len(one.mac) != 6 or name == "lo":
+            if not one.guardable:
                 raise UsageError(f"{name}: not an Ethernet interface: ntpguard guards those")
             return one
     known = ", ".join(one.name for one in found if one.name != "lo") or "none"
