@@ -1,6 +1,7 @@
 """completion: what a shell needs to complete commands, interfaces and classes."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -27,7 +28,7 @@ def _classes(context: click.Context) -> list[str]:
         return [one.name for one in guard.policy().classes]
 
 
-def _bpffs(context: click.Context) -> bpffs.Path:
+def _bpffs(context: click.Context) -> Path:
     return bpffs.directory(context.find_root().params.get("bpffs_option"))
 
 
