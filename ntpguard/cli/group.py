@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ntpguard import __version__
-from ntpguard.cli import completion, life, limits, policies, sources, watch
+from ntpguard.cli import completion, doctor, life, limits, policies, sources, watch
 from ntpguard.cli.output import Context, wants_color, watching_stdout
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
@@ -123,6 +123,7 @@ for command in (
     policies.policy,
     watch.export,
     watch.trace,
+    doctor.doctor,
     completion.completion,
 ):
     main.add_command(command)

@@ -90,17 +90,17 @@ def local_addresses() -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
 
 def driver(name: str) -> str | None:
     """Name of the driver behind an interface; None if it does not tell."""
-    info = _ethtool(name, struct.pack("I192x", ETHTOOL_GDRVINFO))
+    info = ethtool(name, struct.pack("I192x", ETHTOOL_GDRVINFO))
     return info[4:36].rstrip(b"\0").decode() if info else None
 
 
 def vlan_stripping(name: str) -> bool | None:
     """Whether the NIC takes VLAN tags off before XDP sees the frame; None if it does not tell."""
-    flags = _ethtool(name, struct.pack("II", ETHTOOL_GFLAGS, 0))
+    flags = ethtool(name, struct.pack("II", ETHTOOL_GFLAGS, 0))
     return bool(struct.unpack("II", flags)[1] & ETH_FLAG_RXVLAN) if flags else None
 
 
-def _ethtool(name: str, command: bytes) -> bytes | None:
+def ethtool(name: str, command: bytes) -> bytes | None:
     """What the driver makes of an ethtool command; None if it does not know it."""
     memory = array.array("B", command)
     request = struct.pack("16sP", name.encode(), memory.buffer_info()[0])
