@@ -58,6 +58,7 @@ class Name(StringParamType):
 COMPLETED = (
     ("up", "interfaces", _every_interface),
     ("down", "interfaces", _guarded_interfaces),
+    ("doctor", "interfaces", _every_interface),
     ("limit set", "name", _classes),
     ("limit unset", "name", _classes),
 )
@@ -77,7 +78,7 @@ def complete_names(group: click.Group) -> None:
 @click.command(
     epilog="Example: ntpguard completion bash\n\n"
     "bash: ntpguard completion bash >/etc/bash_completion.d/ntpguard\n\n"
-    "zsh: ntpguard completion zsh >/usr/local/share/zsh/site-functions/_ntpguard\n\n"
+    "zsh: echo 'source <(ntpguard completion zsh)' >>~/.zshrc\n\n"
     "fish: ntpguard completion fish >/etc/fish/completions/ntpguard.fish"
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))

@@ -174,6 +174,24 @@ def test_a_prefix_is_shown_only_if_it_is_one_source(guard: Path) -> None:
         assert code == 0 and json.loads(output)["data"]["address"] == source.partition("/")[0]
 
 
+@pytest.mark.parametrize("call", ["status", "top", "-o json status", "trace --seconds 1", "doctor"])
+def test_a_full_stdout_is_said_in_one_line_by_commands_that_read_the_guard(
+    guard: Path, call: str
+) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"ntpguard {call} >/dev/full"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=90,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ntpguard: stdout: No space left on device: not all was shown"
+    )
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
 def test_down_and_trace_without_a_guard_say_what_to_do(where: Path) -> None:
     def run(*arguments: str) -> tuple[int, str]:
         done = subprocess.run(
