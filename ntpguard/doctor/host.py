@@ -16,6 +16,7 @@ from ntpguard.policy.compile import memory_bytes
 
 MIB = 2**20
 FLOOR = (5, 15)
+KERNEL_PACKAGE = "linux-image-$(dpkg --print-architecture)"
 # linux/capability.h; from 5.8 on CAP_SYS_ADMIN includes the first and the last
 CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
 CAP_SYS_ADMIN = 21
@@ -36,7 +37,7 @@ def kernel(host: Host) -> Answer:
     release = os.uname().release
     if host.release < FLOOR:
         return Answer(
-            FAIL, f"{release}: 5.15 or newer is needed", "apt-get install linux-image-amd64"
+            FAIL, f"{release}: 5.15 or newer is needed", f"apt-get install {KERNEL_PACKAGE}"
         )
     return Answer(OK, f"{release}, 5.15 or newer is needed")
 
@@ -73,7 +74,7 @@ def features(host: Host) -> Answer:
     except NtpguardError as error:
         first, *log = str(error).splitlines()
         found = f"{first}: {log[-1].strip()}" if log else first
-        return Answer(FAIL, found, "apt-get install --only-upgrade ntpguard linux-image-amd64")
+        return Answer(FAIL, found, f"apt-get install ntpguard {KERNEL_PACKAGE}")
     return Answer(OK, f"this kernel verifies the program ({size} bytes of machine code)")
 
 

@@ -142,6 +142,8 @@ def judge_queues(name: str, driver: str | None, channels: Channels, cpus: int) -
         return Answer(
             WARN, f"{found}: one CPU takes every packet", f"{set_channels} {min(most, cpus)}"
         )
+    if driver == "mlx5_core":  # it counts as sent what a full queue has lost
+        found += f"; KoDs that did not leave: ethtool -S {name} | grep xdp_tx_full"
     return Answer(OK, found)
 
 

@@ -51,6 +51,11 @@ def test_queues_are_judged_by_what_the_driver_needs_for_sending(
     assert f"{channels.receiving} of {channels.max_receiving} receive queues" in answer.found
 
 
+def test_mlx5_is_shown_where_to_look_for_kods_that_did_not_leave() -> None:
+    found = judge_queues("eth0", "mlx5_core", combined(8, 8), 8).found
+    assert found.endswith("ethtool -S eth0 | grep xdp_tx_full")
+
+
 def test_merged_frames_are_warned_of_and_each_offload_has_its_command() -> None:
     assert judge_large_receive("eth0", {"rx-lro": False, "rx-gro": True}).result == "ok"
     lro = judge_large_receive("eth0", {"rx-lro": True, "rx-gro-hw": False})
