@@ -138,7 +138,10 @@ def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
             remains |= at.exists()
             pinned.remove(at)
         if not chosen and not remains:
-            raise NotRunning("not running: nothing is attached in this network namespace")
+            raise NotRunning(
+                "not running: nothing is attached in this network namespace: "
+                "try ntpguard up INTERFACE, or ip netns exec NAME ntpguard down for another one"
+            )
         return [by_index.get(index, f"if{index}") for index in chosen]
 
 

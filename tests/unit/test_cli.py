@@ -154,3 +154,25 @@ def test_hidden_kernel_addresses_are_noticed(tmp_path: Path) -> None:
     assert addresses_hidden(symbols)
     symbols.write_text("0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n")
     assert not addresses_hidden(symbols)
+
+
+@pytest.mark.parametrize("command", ["", "limit", "policy"])
+def test_no_summary_of_a_command_is_cut(command: str) -> None:
+    code, output = run(*command.split(), "--help")
+    assert code == 0
+    assert "..." not in output.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("203.0.113.5/33", "no such prefix: write the address alone: 203.0.113.5"),
+        ("2001:db8::1/129", "no such prefix: write the address alone: 2001:db8::1"),
+        ("203.0.113.5/", "no such prefix: write the address alone: 203.0.113.5"),
+        ("fe80::1%eth0", "sources are known without an interface: write fe80::1"),
+        ("fe80::%eth0/64", "sources are known without an interface: write fe80::"),
+        ("/24", "no IP address: write it like 203.0.113.7"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_the_reason(source: str, complaint: str) -> None:
+    assert run("show", source) == (2, f"ntpguard: {source}: {complaint}\n")

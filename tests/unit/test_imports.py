@@ -15,6 +15,7 @@ ORDER = [
     "lifecycle",
     "reading",
     "health",
+    "doctor",
     "exporter",
     "trace",
     "cli",
