@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ntpguard import __version__
-from ntpguard.cli import life, limits, policies, sources, watch
+from ntpguard.cli import entries, life, limits, policies, sources, watch
 from ntpguard.cli.output import Context, wants_color
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
@@ -102,6 +102,10 @@ for command in (
     sources.top,
     sources.show,
     limits.limit,
+    entries.block,
+    entries.exempt,
+    entries.clear,
+    entries.entries,
     policies.policy,
     watch.export,
     watch.trace,
