@@ -61,16 +61,19 @@ def note_of(document: Document, entry: LiveEntry) -> Note:
 
 
 def with_notes(
-    document: Document, entries: list[LiveEntry], new: LiveEntry | None, note: Note
+    document: Document,
+    stored: Mapping[Network, LiveEntry],
+    new: LiveEntry | None = None,
+    note: Note | None = None,
 ) -> Document:
     """The document with a note on the new entry, and without those whose entry has gone."""
-    there = {str(one.prefix) for one in entries}
+    there = {str(prefix) for prefix in stored}
     notes: dict[str, Any] = {
         prefix: one
         for prefix, one in document.get("notes", {}).items()
         if prefix in there and not (new and prefix == str(new.prefix))
     }
-    if new:
+    if new and note:
         notes[str(new.prefix)] = {
             "action": new.action.word,
             "expires_ns": new.expires_ns,

@@ -3,7 +3,7 @@ not made, and each is logged. The policy file stays as it is.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,15 +44,15 @@ def set_mode(bpffs: Path, mode: Mode, seconds: float | None) -> Change:
     """Changes the mode, for so long (None: for good)."""
     with _changing(bpffs) as descriptors:
         document = running.read_document(descriptors)
-        policy = running.effective_policy(document)
-        stated = running.effective_policy({**document, "mode": None}).mode
+        policy = running.effective_policy({**document, "mode": None})
+        stated, before = policy.mode, document["mode"] or policy.mode
         until = None if seconds is None else Moment.after(seconds)
         then = temporary.lasting(document, MODE) or stated
         # what the policy says itself is no change that lasts
         value = None if mode.word == stated and until is None else mode.word
         temporary.change(document, MODE, value, until)
         running.write(descriptors, replace(policy, mode=mode.word), document, prefixes=False)
-        return _logged(MODE, Change(policy.mode, mode.word, until, then if until else None))
+        return _logged(MODE, Change(before, mode.word, until, then if until else None))
 
 
 def set_limit(
@@ -116,10 +116,10 @@ def set_entry(
         if action == Action.BLOCK:
             for text in _doubts(running.effective_policy(document), prefix, session):
                 warn(text)
-        before = _entry(entries.read_entries(descriptors), prefix)
-        new = entries.set_entry(descriptors, prefix, action, seconds)
+        stored = _entries(descriptors)
+        before = stored.get(prefix)
+        new = stored[prefix] = entries.set_entry(descriptors, prefix, action, seconds)
         note = entries.Note(journal.who(), reason)
-        stored = entries.read_entries(descriptors)
         noted = entries.with_notes(document, stored, new, note)
         running.write_document(descriptors, noted)
         because = f": {reason}" if reason else ""
@@ -130,18 +130,15 @@ def set_entry(
 def clear_entry(bpffs: Path, prefix: Network) -> entries.LiveEntry:
     """Removes the live entry of exactly this prefix. Raises UsageError if there is none."""
     with _changing(bpffs) as descriptors:
-        stored = entries.read_entries(descriptors)
-        gone = _entry(stored, prefix)
+        stored = _entries(descriptors)
+        gone = stored.pop(prefix, None)
         if gone is None:
-            near = [str(one.prefix) for one in stored if one.prefix.overlaps(prefix)]
+            near = [str(one) for one in stored if one.overlaps(prefix)]
             hint = f"near it: {', '.join(near[:8])}" if near else "ntpguard entries lists them"
             raise UsageError(f"{prefix}: no live entry has exactly this prefix: {hint}")
         entries.clear_entry(descriptors, prefix)
         document = running.read_document(descriptors)
-        stored = entries.read_entries(descriptors)
-        running.write_document(
-            descriptors, entries.with_notes(document, stored, None, entries.Note())
-        )
+        running.write_document(descriptors, entries.with_notes(document, stored))
         journal.record(f"entry {prefix}: {_state(gone)} -> none")
         return gone
 
@@ -252,8 +249,8 @@ def _holds(prefix: Network, address: str) -> bool:
         return False
 
 
-def _entry(stored: list[entries.LiveEntry], prefix: Network) -> entries.LiveEntry | None:
-    return next((one for one in stored if one.prefix == prefix), None)
+def _entries(descriptors: Mapping[str, int]) -> dict[Network, entries.LiveEntry]:
+    return {one.prefix: one for one in entries.read_entries(descriptors)}
 
 
 def _state(entry: entries.LiveEntry | None) -> str:

@@ -25,10 +25,9 @@ from ntpguard.policy.kinds import Address, Network
 from ntpguard.policy.model import Policy
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SOURCE_RATE
-from ntpguard.temporary import Document
 from ntpguard.words import Mode
 
-__all__ = ["Document"]
+Document = temporary.Document
 TRIES = (
     (4, "prefixes_ipv4", abi.size(abi.PrefixIpv4)),
     (6, "prefixes_ipv6", abi.size(abi.PrefixIpv6)),

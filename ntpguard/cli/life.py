@@ -12,7 +12,7 @@ from ntpguard.cli.arguments import Duration
 from ntpguard.cli.output import Context
 from ntpguard.moments import span
 from ntpguard.policy.check import DEFAULT, read_policy
-from ntpguard.temporary import MODE
+from ntpguard.temporary import MODE, limit_of
 from ntpguard.words import Family, Mode, Verdict
 
 DEFAULT_FILE = Path("/etc/ntpguard/ntpguard.toml")
@@ -113,6 +113,7 @@ def status(click_context: click.Context, brief: bool) -> None:
         data = _status(guard, counts)
         policy = guard.policy()
         ending = guard.ending(MODE)
+        limit_ending = guard.ending(limit_of(policy.classes[0].name))
         problems = health.problems(guard, context.bpffs, first)
     until = {
         "mode_until": ending.until.rfc3339() if ending else None,
@@ -130,8 +131,9 @@ def status(click_context: click.Context, brief: bool) -> None:
         f"attached   {where}",
         f"mode       {mode}{then}",
         f"policy     {applied['file'] or 'built-in'}, revision {applied['revision']}{differs}",
-        f"limit      {default.rate} burst {default.burst}, "
-        f"{len(policy.classes) - 1} classes besides",
+        f"limit      {default.rate} burst {default.burst}"
+        + (f" {limit_ending.until.words()}" if limit_ending else "")
+        + f", {len(policy.classes) - 1} classes besides",
         f"packets    {verdicts}",
         f"sources    {sum(sources['held'].values())} of {sources['capacity']}",
     ]
@@ -147,7 +149,7 @@ def status(click_context: click.Context, brief: bool) -> None:
         ]
     lines += [f"{paint('problem')}    {problem}" for problem in problems]
     state = paint("degraded" if problems else "ok")
-    context.emit(data, [f"{state}: {mode} on {where}; {verdicts}"] if brief else lines)
+    context.emit(data, [f"{state}: {mode}{then} on {where}; {verdicts}"] if brief else lines)
     click_context.exit(1 if problems else 0)
 
 

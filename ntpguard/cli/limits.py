@@ -14,7 +14,7 @@ def limit() -> None:
     """See and change the limits, live. The policy file stays as it is."""
 
 
-@limit.command("list")
+@limit.command("list", epilog="Example: ntpguard limit list")
 @click.pass_obj
 def list_(context: Context) -> None:
     """The limit of every class that holds now; live: changed since the policy was applied."""
@@ -81,7 +81,7 @@ def set_(
     )
 
 
-@limit.command("unset", epilog="Example: ntpguard limit unset campus")
+@limit.command("unset", epilog="Example: ntpguard limit unset default")
 @click.argument("name", metavar="[CLASS]", default="default")
 @click.pass_obj
 def unset(context: Context, name: str) -> None:

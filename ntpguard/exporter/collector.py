@@ -72,8 +72,9 @@ def _attachment(guard: Running) -> list[Metric]:
     for one in guard.interfaces():
         attached.add_metric([one.name, one.xdp], 1)
     mode = GaugeMetricFamily("ntpguard_mode", "The mode that packets see is 1.", labels=["mode"])
+    now = guard.mode()
     for each in Mode:
-        mode.add_metric([each.word], guard.mode() == each)
+        mode.add_metric([each.word], now == each)
     return [attached, mode]
 
 

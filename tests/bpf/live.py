@@ -55,7 +55,7 @@ def logged(log: Path, *arguments: str, **environment: str) -> subprocess.Complet
     """Runs the command where /dev has nothing but a log at `log`, if that is there."""
     script = (
         'mount -t tmpfs tmpfs /dev && { [ ! -e "$1" ] || ln -s "$1" /dev/log; } && shift && '
-        "touch /dev/null && exec ntpguard \"$@\""
+        'touch /dev/null && exec ntpguard "$@"'
     )
     command = ["unshare", "--mount", "sh", "-c", script, "sh", str(log), *arguments]
     path = f"{Path(__file__).parents[2] / '.venv/bin'}:{os.environ['PATH']}"

@@ -1,6 +1,7 @@
 """block, exempt, clear, entries: through the command, on a running guard; packets follow."""
 
 import re
+import shlex
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -126,7 +127,9 @@ def test_of_more_notes_than_there_is_room_for_the_oldest_are_left_out(where: Pat
     with running.writing(where) as descriptors:
         document = running.read_document(descriptors)
         (last,) = document["notes"].items()
-        many = {f"198.18.{i >> 8}.{i & 255}/32": last[1] | {"reason": "x" * 200} for i in range(9999)}
+        many = {
+            f"198.18.{i >> 8}.{i & 255}/32": last[1] | {"reason": "x" * 200} for i in range(9999)
+        }
         running.write_document(descriptors, {**document, "notes": {**many, last[0]: last[1]}})
     assert len(notes(where)) > 1000
     assert [one["reason"] for one in data("entries")] == ["last"]
@@ -145,7 +148,10 @@ def test_of_more_notes_than_there_is_room_for_the_oldest_are_left_out(where: Pat
         ("block 203.0.113.7 --reason a\nb", "--reason: must be one line"),
         ("block 0.0.0.0/0", "0.0.0.0/0: shorter than /8: if every client in it is to be blocked"),
         ("exempt 2000::/15", "2000::/15: shorter than /16: if every client in it is to be exempt"),
-        ("clear 203.0.113.7", "203.0.113.7/32: no live entry has exactly this prefix: near it: 203"),
+        (
+            "clear 203.0.113.7",
+            "203.0.113.7/32: no live entry has exactly this prefix: near it: 203",
+        ),
         ("clear 198.18.0.0/15", "no live entry has exactly this prefix: ntpguard entries lists"),
     ],
 )
@@ -183,6 +189,18 @@ def test_what_may_be_a_slip_is_done_and_warned_of(
     told("mode", "observe")
     assert "nothing is dropped before ntpguard mode enforce" in told("block", "198.18.0.0/16")
     assert len(data("entries")) == 5
+
+
+def test_the_example_in_the_help_of_each_live_change_can_be_pasted(where: Path) -> None:
+    up(where, policy=parse_policy(POLICY))
+    for command in ("mode", "limit list", "limit set", "limit unset", "block", "entries", "clear"):
+        words = told(*command.split(), "--help").replace("\n", " ").split()
+        example = shlex.split(" ".join(words[words.index("Example:") + 1 :]))
+        assert example[: 1 + len(command.split())] == ["ntpguard", *command.split()]
+        told(*example[1:])
+    assert told("exempt", "2001:db8:7::/48", "--for", "7d", "--reason", "load test") and (
+        '--for 7d --reason "load test"' in told("exempt", "--help")
+    )
 
 
 def test_each_live_change_is_a_line_in_the_system_log(where: Path, tmp_path: Path) -> None:
