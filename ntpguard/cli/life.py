@@ -18,9 +18,7 @@ from ntpguard.words import Family, Mode, Verdict
 DEFAULT_FILE = Path("/etc/ntpguard/ntpguard.toml")
 
 
-@click.command(
-    epilog="Example: ntpguard up eth0 --policy /etc/ntpguard/ntpguard.toml --revert-after 10m"
-)
+@click.command(epilog="Example: ntpguard up eth0 --policy ntpguard.toml --revert-after 10m")
 @click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
 @click.option(
     "--policy",
