@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ntpguard import __version__
-from ntpguard.cli import completion, doctor, life, limits, policies, sources, watch
+from ntpguard.cli import completion, doctor, entries, life, limits, policies, sources, watch
 from ntpguard.cli.output import Context, wants_color, watching_stdout
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
@@ -120,6 +120,10 @@ for command in (
     sources.top,
     sources.show,
     limits.limit,
+    entries.block,
+    entries.exempt,
+    entries.clear,
+    entries.entries,
     policies.policy,
     watch.export,
     watch.trace,

@@ -24,9 +24,7 @@ def test_the_stack_and_the_walk_are_small_enough_for_linux_6_1(policy: str) -> N
     """Linux before 6.3 counts each frame of a chain of calls as a multiple of 32 bytes."""
     compiled = compile_policy(parse_policy(policy))
     shape = compiled.table
-    table = abi.Table(
-        buckets=1024, ipv4_prefix=shape.ipv4_prefix, ipv6_prefix=shape.ipv6_prefix
-    )
+    table = abi.Table(buckets=1024, ipv4_prefix=shape.ipv4_prefix, ipv6_prefix=shape.ipv6_prefix)
     with libbpf.Object.open(OBJECT) as program:
         program.set_constants(bytes(lifecycle._constants(table, compiled, SERVER_MAC)))
         text = load_with_log(program, program.load)

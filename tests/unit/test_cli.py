@@ -29,7 +29,7 @@ def test_a_command_almost_typed_right_is_suggested() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "top", "limit list", "policy show", "show 203.0.113.7"]
+    "command", ["status", "top", "limit list", "entries", "policy show", "show 203.0.113.7"]
 )
 def test_without_a_guard_commands_say_so_and_end_with_4(command: str, tmp_path: Path) -> None:
     code, output = run("--bpffs", str(tmp_path), *command.split())
@@ -89,7 +89,9 @@ def test_numbers_stand_to_the_right_and_nothing_is_cut() -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["", "up", "limit set", "policy check", "export"])
+@pytest.mark.parametrize(
+    "command", ["", "up", "mode", "limit set", "block", "exempt", "policy check", "export"]
+)
 def test_help_can_be_read(command: str) -> None:
     code, output = run(*command.split(), "--help")
     assert code == 0
