@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /* What ntpguard is measured against, in XDP: programs that do nothing, that only swap and send, that
- * know everything, and the same limit kept in a BPF LRU_HASH.
+ * know everything, and ntpguard's own limiter over a BPF LRU_HASH.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -16,11 +16,19 @@
 #include "../../bpf/ntpguard.h"
 
 const volatile struct constants constants SEC(".rodata.constants");
+struct inputs inputs;
 
 #define SEPARATE __attribute__((noinline))
 
 #include "../../bpf/packet.h"
+#include "../../bpf/inputs.h"
 #include "../../bpf/gcra.h"
+#include "../../bpf/bounds.h"
+#include "../../bpf/sources.h"
+#include "../../bpf/policy.h"
+#include "../../bpf/kod.h"
+#include "../../bpf/account.h"
+#include "../../bpf/limit.h"
 
 SEC("xdp")
 int drop(struct xdp_md *ctx)
@@ -110,53 +118,76 @@ int touch(struct xdp_md *ctx)
 	return XDP_DROP;
 }
 
-/* The same limit, its words in the kernel's own LRU: no leak, no KoD, no classes, no bounds. */
+/* ntpguard's own limiter with its sources in the kernel's LRU instead of its table. */
+struct lru_source {
+	__u64 tat;
+	__u64 aux;
+	__u64 stat;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1);
 	__type(key, __u64);
-	__type(value, __u64);
-} tats SEC(".maps");
+	__type(value, struct lru_source);
+} lru_sources SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, __u32);
-	__type(value, __u64);
-} lru_counters SEC(".maps");
+static __always_inline void limit_lru(const struct running *running, const struct request *request,
+				      struct decision *decision)
+{
+	__u64 key = request->packet->key;
+	struct lru_source *source = bpf_map_lookup_elem(&lru_sources, &key);
+	__u64 once = 1ULL << STAT_REQUESTS_SHIFT;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct limit);
-} lru_limit SEC(".maps");
+	if (!source) {
+		struct lru_source fresh = {
+			.tat = request->now + request->rule->limit.emission_interval,
+			.stat = once,
+		};
+		bpf_map_update_elem(&lru_sources, &key, &fresh, BPF_NOEXIST);
+		decide(decision, VERDICT_PASS, REASON_CONFORM);
+		return;
+	}
+	__u64 seen = load(&source->aux), aux = seen;
+	if (gcra(&source->tat, 0, &request->rule->limit, request->now, true) == GCRA_CONFORMS) {
+		decide(decision, VERDICT_PASS, REASON_CONFORM);
+		aux = AUX_SET(aux, EXCESS, 0);
+	} else {
+		aux = excess(running, request, chance(running->local), aux, decision);
+		once |= 1ULL << STAT_EXCESS_SHIFT;
+	}
+	__sync_fetch_and_add(&source->stat, once);
+	if (aux != seen)
+		__sync_val_compare_and_swap(&source->aux, seen, aux);
+}
 
 SEC("xdp")
 int lru(struct xdp_md *ctx)
 {
 	struct packet packet = {};
-	__u32 zero = 0, verdict = 0;
+	struct decision decision = {};
+	struct running running;
 
-	if (parse(ctx, &packet) != PARSED_NTP || !packet.whole)
+	if (parse(ctx, &packet) != PARSED_NTP || !packet.whole || !read_running(&running))
 		return XDP_PASS;
-	struct limit *limit = bpf_map_lookup_elem(&lru_limit, &zero);
-	__u64 key = packet.key;
-	__u64 now = gcra_clock(bpf_ktime_get_coarse_ns());
-	__u64 *tat = bpf_map_lookup_elem(&tats, &key);
+	__u64 now_ns = clock_ns(running.local);
+	struct request request = {
+		.packet = &packet,
+		.hash = keyed_hash(packet.key),
+		.now_ns = now_ns,
+		.now = gcra_clock(now_ns),
+		.rule = rule_at(running.policy, 0, now_ns),
+	};
 
-	if (!limit)
+	limit_lru(&running, &request, &decision);
+	switch (account(&packet, &decision)) {
+	case VERDICT_PASS:
 		return XDP_PASS;
-	if (tat) {
-		verdict = gcra(tat, 0, limit, now, true) != GCRA_CONFORMS;
-	} else {
-		__u64 first = now + limit->emission_interval;
-		bpf_map_update_elem(&tats, &key, &first, BPF_ANY);
+	case VERDICT_KOD:
+		return kiss(ctx, &packet) ? XDP_TX : XDP_DROP;
+	default:
+		return XDP_DROP;
 	}
-	__u64 *count = bpf_map_lookup_elem(&lru_counters, &verdict);
-	if (count)
-		++*count;
-	return verdict ? XDP_DROP : XDP_PASS;
 }
 
 char _license[] SEC("license") = "GPL";

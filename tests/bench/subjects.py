@@ -1,0 +1,202 @@
+"""What is put in front of the server: ntpguard, what it is measured against, and nothing."""
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+from ntpguard import abi
+from ntpguard.kernel import bpffs, libbpf, maps
+from ntpguard.policy.check import parse_policy
+from ntpguard.policy.compile import compile_policy
+from ntpguard.words import Mode
+from tests.bench.load import Wire, build
+from tests.lab.lab import SERVER, inside, namespace, run
+
+SLOTS = 8_388_608  # of the peers' tables: more than any source of the bench
+Subject = Callable[[Wire], AbstractContextManager[None]]
+
+# every source once, then nothing: the limit of the runs that measure a drop
+STRICT = """
+mode = "enforce"
+[limit]
+rate = "1/hour"
+burst = 1
+leak_max = "256/second"
+"""
+
+
+@contextmanager
+def rules(*lines: str) -> Iterator[None]:
+    """nftables rules on the server."""
+    for line in lines:
+        run(*inside(SERVER, "nft", *line.split()))
+    try:
+        yield
+    finally:
+        run(*inside(SERVER, "nft", "flush", "ruleset"))
+
+
+def sweeper() -> AbstractContextManager[None]:
+    """Drops what an XDP program passes at the earliest place in the stack: a pass costs the same in
+    front of every server.
+    """
+    return rules(
+        "add table netdev sweep",
+        "add chain netdev sweep in { type filter hook ingress device eth0 priority 0 ; }",
+        "add rule netdev sweep in udp dport { 53, 123 } drop",
+    )
+
+
+def xdp(name: str, *, sweep: bool = True, buckets: int = 1) -> Subject:
+    """A program of peers.bpf.c."""
+
+    @contextmanager
+    def attached(wire: Wire) -> Iterator[None]:
+        with ExitStack() as stack:
+            program = stack.enter_context(libbpf.Object.open(build("peers")))
+            program.set_constants(
+                bytes(
+                    abi.Constants(
+                        bucket_mask=buckets - 1,
+                        ports=(ctypes.c_uint16 * abi.PORTS)(*([123 << 8] * abi.PORTS)),
+                        seed=(ctypes.c_uint64 * 2)(1, 2),
+                        mac=(ctypes.c_uint8 * 6)(*wire.server_mac),
+                        ipv4_mask=0xFFFFFFFF,
+                        ipv4_prefix=32,
+                        ipv6_mask=abi.U64,
+                    )
+                )
+            )
+            program.set_max_entries("lru_sources", SLOTS // 4)
+            program.set_max_entries("buckets", buckets)
+            program.load()
+            policy = compile_policy(parse_policy(STRICT)).policy
+            libbpf.map_update(program.map_fd("policy"), bytes(4), bytes(policy))
+            root = abi.Shared(root=abi.Line(word=Mode.ENFORCE))
+            libbpf.map_update(program.map_fd("shared"), bytes(4), bytes(root))
+            if sweep:
+                stack.enter_context(sweeper())
+            with namespace(SERVER):
+                link = libbpf.link_create(
+                    program.program_fd(name), wire.server_index, libbpf.XDP_FLAGS_DRV_MODE
+                )
+            try:
+                yield
+            finally:
+                os.close(link)
+
+    return attached
+
+
+def ntpguard(
+    policy: str = STRICT,
+    *,
+    sweep: bool = True,
+    change: Callable[[abi.Policy], None] = lambda _: None,
+) -> Subject:
+    """The real thing, put up by its own command. The gate, through which a table's worth of sources
+    needs a minute, is opened; `change` does to the compiled policy what no policy may say.
+    """
+
+    @contextmanager
+    def attached(wire: Wire) -> Iterator[None]:
+        file = wire.directory / "ntpguard.toml"
+        file.write_text(policy)
+        with sweeper() if sweep else ExitStack():
+            wire.guard("up", "eth0", "--policy", str(file))
+            try:
+                with namespace(SERVER):
+                    at = bpffs.pins(bpffs.directory(None))
+                    with maps.descriptor(at / "policy") as fd:
+                        _edit(fd, change)
+                yield
+            finally:
+                wire.guard("down")
+
+    return attached
+
+
+def _edit(fd: int, change: Callable[[abi.Policy], None]) -> None:
+    for copy in range(abi.COPIES):
+        key = copy.to_bytes(4, "little")
+        raw = libbpf.map_lookup(fd, key, abi.size(abi.Policy))
+        assert raw is not None, "an array has every key"
+        policy = abi.Policy.from_buffer_copy(raw)
+        policy.bounds[abi.BOUND_GATE] = abi.Bound(abi.Limit(), 1)
+        change(policy)
+        libbpf.map_update(fd, key, bytes(policy))
+
+
+def kiss_everything(policy: abi.Policy) -> None:
+    """A KoD for each packet over its limit, which no policy may ask for."""
+    policy.kod_interval, policy.kod_flood, policy.kod_patience = 0, 255, 15
+    policy.bounds[abi.BOUND_KOD] = abi.Bound(abi.Limit(), 1)
+    policy.classes[0].leak = 0
+    policy.leak_shard = abi.Limit(abi.U64 >> 1, 0)
+
+
+def never_limit(policy: abi.Policy) -> None:
+    """A limit that the flood is under."""
+    policy.classes[0].limit = abi.Limit(1 << abi.GCRA_TAT_SHIFT, 1 << 60)
+
+
+def nft(hook: str, per_second: str = "1/hour", burst: int = 1) -> Subject:
+    """nftables' own limiter: a dynamic set with a limit for each element."""
+    family, chain = {
+        "prerouting": ("ip", "hook prerouting priority raw"),
+        "ingress": ("netdev", "hook ingress device eth0 priority 0"),
+    }[hook]
+
+    @contextmanager
+    def attached(_: Wire) -> Iterator[None]:
+        last = [f"add rule {family} bench in udp dport 123 drop"] if per_second == "1/hour" else []
+        with rules(
+            f"add table {family} bench",
+            f"add set {family} bench sources {{ type ipv4_addr ; size {SLOTS} ; flags dynamic ; }}",
+            f"add chain {family} bench in {{ type filter {chain} ; }}",
+            f"add rule {family} bench in udp dport 123 add @sources "
+            f"{{ ip saddr limit rate over {per_second} burst {burst} packets }} drop",
+            *last,
+        ):
+            yield
+
+    return attached
+
+
+def hashlimit(per_second: str = "1/hour", burst: int = 1) -> Subject:
+    """iptables' limiter, in the raw table."""
+
+    @contextmanager
+    def attached(_: Wire) -> Iterator[None]:
+        limit = [
+            *("-m", "hashlimit", "--hashlimit-above", per_second, "--hashlimit-burst", str(burst)),
+            *("--hashlimit-mode", "srcip", "--hashlimit-name", "bench"),
+            *("--hashlimit-htable-size", "1048576", "--hashlimit-htable-max", str(SLOTS)),
+            *("--hashlimit-htable-expire", "600000"),
+        ]
+        raw = ["iptables-legacy", "-w", "-t", "raw"]
+        udp = ["PREROUTING", "-p", "udp", "--dport", "123"]
+        run(*inside(SERVER, *raw, "-A", *udp, *limit, "-j", "DROP"))
+        if per_second == "1/hour":
+            run(*inside(SERVER, *raw, "-A", *udp, "-j", "DROP"))
+        try:
+            yield
+        finally:
+            run(*inside(SERVER, *raw, "-F"))
+
+    return attached
+
+
+@contextmanager
+def nothing(_: Wire) -> Iterator[None]:
+    """No limiter."""
+    yield
+
+
+def policy_file(wire: Wire, name: str, lines: list[str]) -> Path:
+    """A file beside the policy."""
+    made = wire.directory / name
+    made.write_text("\n".join(lines) + "\n")
+    return made
