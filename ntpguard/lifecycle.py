@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntpguard import abi, running
+from ntpguard import abi, running, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
@@ -90,7 +90,9 @@ def up(
                 for one in everyone
             }
             if before:
-                undo.callback(_write_back, descriptors, running.read_document(descriptors))
+                document = running.read_document(descriptors)
+                policy_before = tries.whole_policy(descriptors, document)
+                undo.callback(running.write, descriptors, policy_before, document)
             running.write_local_addresses(descriptors)
             running.write(descriptors, policy, running.new_document(policy, policy_file))
             for one in everyone:
@@ -178,11 +180,6 @@ def _remove_new(bpffs: Path, before: set[int]) -> None:
     _tidy(bpffs)
     if not before:
         pinned.remove(at)
-
-
-def _write_back(descriptors: dict[str, int], document: running.Document) -> None:
-    policy = running.effective_policy(document)
-    running.write(descriptors, policy, document)
 
 
 def _refuse_foreign(one: interfaces.Interface, ours: Path | None) -> None:
@@ -284,13 +281,14 @@ def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
     elif not maps.are_whole(at):
         return False
     with maps.descriptor(at / "table") as fd:
-        difference = _difference(running.read_table(fd), compiled)
+        difference = table_difference(running.read_table(fd), compiled)
     if difference and running_now:
         raise NtpguardError(difference)
     return difference is None
 
 
-def _difference(table: abi.Table, compiled: Compiled) -> str | None:
+def table_difference(table: abi.Table, compiled: Compiled) -> str | None:
+    """Why the running source table does not fit the policy, with the remedy; None: it does."""
     if table.abi != abi.ABI:
         return (
             f"the running table has ABI {table.abi}, this ntpguard {abi.ABI}: run ntpguard down "

@@ -6,11 +6,11 @@ until no packet is left that may have read the old word: then the other copy may
 """
 
 import ctypes
-import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,20 @@ from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.policy.check import check_limit, parse_policy
 from ntpguard.policy.compile import Compiled, compile_policy
 from ntpguard.policy.kinds import Address, Network
-from ntpguard.policy.model import ClassPolicy, Policy
+from ntpguard.policy.model import ClassPolicy, Kept, Policy
+from ntpguard.policy.prefixes import light
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import BURST, SOURCE_RATE
 from ntpguard.words import Mode
 
 Document = dict[str, Any]
+# what a policy's prefixes make of its flags
+PREFIX_FLAGS = (
+    abi.POLICY_PREFIXES_IPV4
+    | abi.POLICY_PREFIXES_IPV6
+    | abi.POLICY_LONG_IPV4
+    | abi.POLICY_LONG_IPV6
+)
 TRIES = (
     (4, "prefixes_ipv4", abi.size(abi.PrefixIpv4)),
     (6, "prefixes_ipv6", abi.size(abi.PrefixIpv6)),
@@ -35,11 +43,27 @@ TRIES = (
 
 
 def new_document(policy: Policy, file: str | None) -> Document:
-    """What is kept of a policy beside its compiled form: its text, its file, live changes."""
+    """What is kept of a policy beside its compiled form: its text, its files, live changes.
+
+    Prefixes that are too many for the text are in the tries alone: "kept" describes them by class.
+    """
+    shortened = light(policy)
+    upstreams = set(policy.upstreams)
     return {
         "schema": 1,
         "file": file,
-        "text": to_toml(policy),
+        "files": dict(policy.files),
+        "text": to_toml(shortened),
+        "kept": {
+            one.name: {
+                "count": one.kept.count,
+                "sha256": one.kept.sha256,
+                # of these, the tries do not tell whether the class states them too
+                "upstreams": [str(prefix) for prefix in whole.prefixes if prefix in upstreams],
+            }
+            for one, whole in zip(shortened.classes, policy.classes, strict=True)
+            if one.kept
+        },
         "applied": _now(),
         "mode": None,
         "overrides": {},
@@ -47,16 +71,31 @@ def new_document(policy: Policy, file: str | None) -> Document:
 
 
 def effective_policy(document: Document) -> Policy:
-    """The policy that runs: the text with the live changes, of mode and of limits by class."""
+    """The policy that runs: the text with the live changes, of mode and of limits by class.
+
+    Prefixes that are not in the text are in `kept`: tries.whole_policy has them.
+    """
     policy = parse_policy(document["text"], "running policy")
+    kept = document.get("kept", {})
+    classes = [
+        replace(one, kept=Kept(kept[one.name]["count"], kept[one.name]["sha256"]))
+        if one.name in kept
+        else one
+        for one in policy.classes
+    ]
+    return with_live(replace(policy, classes=tuple(classes)), document)
+
+
+def with_live(policy: Policy, document: Document) -> Policy:
+    """The policy with the document's live changes."""
     classes = []
     for one in policy.classes:
         own = dict(document["overrides"].get(one.name, {}))
         if "rate" in own:
             own["rate"] = SOURCE_RATE.read(own["rate"])
-        classes.append(dataclasses.replace(one, **own))
+        classes.append(replace(one, **own))
     mode = document["mode"] or policy.mode
-    return dataclasses.replace(policy, classes=tuple(classes), mode=mode)
+    return replace(policy, classes=tuple(classes), mode=mode)
 
 
 def write(
@@ -66,12 +105,13 @@ def write(
 
     Raises NtpguardError, having changed nothing, if it cannot be applied.
     """
+    assert not (prefixes and any(one.kept for one in policy.classes)), "prefixes are not at hand"
     compiled = compile_policy(policy)
     text = json.dumps(document, ensure_ascii=False).encode()
     if len(text) > abi.DOCUMENT_BYTES:
         raise NtpguardError(
             f"the policy's text: {len(text)} bytes, at most {abi.DOCUMENT_BYTES} fit: "
-            "use shorter prefixes that cover several"
+            "use shorter prefixes that cover several, in upstreams and destinations"
         )
 
     def change(root: int) -> int:
@@ -85,6 +125,11 @@ def write(
         }
         if prefixes:
             _fill_prefixes(descriptors, compiled, idle["prefixes"])
+        else:
+            compiled.policy.flags = (
+                compiled.policy.flags & ~PREFIX_FLAGS
+                | read_policy_map(descriptors, 1 - idle["policy"]).flags & PREFIX_FLAGS
+            )
         _fill(descriptors["policy"], idle["policy"], bytes(compiled.policy))
         _fill_destinations(descriptors, compiled, idle["policy"])
         stored = abi.Document(len(text), text)
@@ -173,6 +218,13 @@ def read_document(descriptors: Mapping[str, int]) -> Document:
     length = int.from_bytes(raw[:8], "little")
     document: Document = json.loads(raw[8 : 8 + length])
     return document
+
+
+def read_policy_map(descriptors: Mapping[str, int], copy: int) -> abi.Policy:
+    """One copy of the compiled policy."""
+    raw = libbpf.map_lookup(descriptors["policy"], copy.to_bytes(4, "little"), abi.size(abi.Policy))
+    assert raw is not None, "an array has every key"
+    return abi.Policy.from_buffer_copy(raw)
 
 
 def read_root(descriptors: Mapping[str, int]) -> int:

@@ -1,6 +1,7 @@
 """Collects what is wrong with a policy file, each with its line, while its values are read."""
 
 import difflib
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Checker:
         self.base = base
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.files: list[tuple[str, str]] = []
         self._text = text
         self._name = name
         self._lines: dict[Key, int] | None = None
@@ -82,6 +84,12 @@ class Checker:
         except ValueError as error:
             self.complain(key, f"{error} {got(table[row.name])}")
         return row.default
+
+    def text_of(self, file: Path) -> str:
+        """A file's text, noted in `files`. Raises OSError, UnicodeDecodeError."""
+        raw = file.read_bytes()
+        self.files.append((str(file.absolute()), hashlib.sha256(raw).hexdigest()))
+        return raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
 
     def _at(self, place: Place) -> str:
         if isinstance(place, str):

@@ -10,6 +10,14 @@ DEFAULT_CLASS = "default"
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Prefixes that are not at hand: the running policy's tries hold them, its text does not."""
+
+    count: int
+    sha256: str  # as prefixes.digest makes it
+
+
+@dataclass(frozen=True)
 class ClassPolicy:
     """A named set of prefixes with its own limit or action. The first is the file's [limit]."""
 
@@ -22,6 +30,12 @@ class ClassPolicy:
     action: str = "limit"
     control: bool = False
     mode: str = "enforce"
+    kept: Kept | None = None
+
+    @property
+    def prefix_count(self) -> int:
+        """How many prefixes it has, at hand or kept."""
+        return self.kept.count if self.kept else len(self.prefixes)
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,10 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """All of a policy file, defaults filled in; times in seconds; a rate None: unlimited."""
+    """All of a policy file, defaults filled in; times in seconds; a rate None: unlimited.
+
+    `files`: path and SHA-256 of the bytes of every file that it was read from.
+    """
 
     mode: str
     ports: tuple[int, ...]
@@ -64,6 +81,7 @@ class Policy:
     classes: tuple[ClassPolicy, ...]
     signatures: tuple[SignaturePolicy, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    files: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     def class_named(self, name: str) -> ClassPolicy | None:
         """The class of that name, if there is one."""
