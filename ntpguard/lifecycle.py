@@ -22,7 +22,7 @@ from ntpguard import abi, running, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
-from ntpguard.policy.compile import Compiled, compile_policy
+from ntpguard.policy.compile import Compiled, TableShape, compile_policy
 from ntpguard.policy.model import Policy
 
 ATTACH_FLAGS = {
@@ -281,20 +281,19 @@ def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
     elif not maps.are_whole(at):
         return False
     with maps.descriptor(at / "table") as fd:
-        difference = table_difference(running.read_table(fd), compiled)
+        difference = table_difference(running.read_table(fd), compiled.table)
     if difference and running_now:
         raise NtpguardError(difference)
     return difference is None
 
 
-def table_difference(table: abi.Table, compiled: Compiled) -> str | None:
+def table_difference(table: abi.Table, shape: TableShape) -> str | None:
     """Why the running source table does not fit the policy, with the remedy; None: it does."""
     if table.abi != abi.ABI:
         return (
             f"the running table has ABI {table.abi}, this ntpguard {abi.ABI}: run ntpguard down "
             "first (sources are forgotten)"
         )
-    shape = compiled.table
     wanted = (shape.buckets, shape.ipv4_prefix, shape.ipv6_prefix)
     if (table.buckets, table.ipv4_prefix, table.ipv6_prefix) != wanted:
         return (

@@ -9,7 +9,7 @@ from typing import Any
 
 from ntpguard.abi import DOCUMENT_BYTES
 from ntpguard.errors import PolicyError, UsageError
-from ntpguard.policy.complaints import Checker
+from ntpguard.policy.complaints import Checker, text_and_digest
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
 from ntpguard.policy.prefixes import FEW
@@ -17,11 +17,14 @@ from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SETTINGS
 from ntpguard.policy.tables import check_burst, check_limit, read_classes, read_signatures
 
-__all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy"]
+__all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy", "read_text"]
 
 SECTIONS = list(dict.fromkeys(row.section for row in SETTINGS if row.section))
 # of what the kernel keeps as the running policy's text; the rest is for live changes
 TEXT_BYTES = DOCUMENT_BYTES - 16384
+
+# shorter prefixes than what one network is given
+WIDEST = {4: 8, 6: 16}
 
 
 def parse_policy(text: str, name: str = "policy", base: Path | None = None) -> Policy:
@@ -33,18 +36,26 @@ def parse_policy(text: str, name: str = "policy", base: Path | None = None) -> P
 
 def read_policy(path: Path) -> Policy:
     """The policy in the file at `path`. Raises PolicyError, UsageError if it names no file."""
+    text, sha256 = _read(path)
+    checker = Checker(text, str(path), path.parent)
+    checker.files.append((str(path.absolute()), sha256))
+    return _parse(checker, text, str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a policy file. Raises as read_policy does."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[str, str]:
     if path == Path():
         raise UsageError("no policy file named (got ''): name one, like ntpguard.toml")
-    reader = Checker("", str(path), path.parent)
     try:
-        text = reader.text_of(path)
+        return text_and_digest(path)
     except OSError as error:
         raise PolicyError([f"{path}: cannot read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise PolicyError([f"{path}: not UTF-8 text"]) from None
-    checker = Checker(text, str(path), path.parent)
-    checker.files += reader.files
-    return _parse(checker, text, str(path))
 
 
 def _parse(checker: Checker, text: str, name: str) -> Policy:
@@ -69,6 +80,13 @@ def _parse(checker: Checker, text: str, name: str) -> Policy:
         kod=values["kod.enabled"],
     )
     check_burst(checker, ("limit", "burst"), default)
+    for index, prefix in enumerate(values["upstreams"]):
+        if prefix.prefixlen < WIDEST[prefix.version]:
+            checker.warn(
+                ("upstreams", index),
+                f"{prefix} is much of the internet: whoever floods this host with answers (modes "
+                "2, 4, 5) from there passes: name your servers only",
+            )
     bits = {4: values["sources.ipv4_prefix"], 6: values["sources.ipv6_prefix"]}
     classes = read_classes(checker, top.get("class", []), default, bits)
     signatures = read_signatures(checker, top.get("signature", []))

@@ -26,6 +26,13 @@ def got(value: Any) -> str:
     return f"(got {text if len(text) <= 40 else text[:37] + '...'})"
 
 
+def text_and_digest(file: Path) -> tuple[str, str]:
+    """A file's text, and the SHA-256 of its bytes. Raises OSError, UnicodeDecodeError."""
+    raw = file.read_bytes()
+    # some editors begin a file with a byte order mark
+    return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
+
+
 class Checker:
     """`name` stands in messages, `base` is where prefixes_file is relative to."""
 
@@ -87,9 +94,9 @@ class Checker:
 
     def text_of(self, file: Path) -> str:
         """A file's text, noted in `files`. Raises OSError, UnicodeDecodeError."""
-        raw = file.read_bytes()
-        self.files.append((str(file.absolute()), hashlib.sha256(raw).hexdigest()))
-        return raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        text, sha256 = text_and_digest(file)
+        self.files.append((str(file.absolute()), sha256))
+        return text
 
     def _at(self, place: Place) -> str:
         if isinstance(place, str):

@@ -46,10 +46,16 @@ class Change:
     items: ListChange | None = None
 
     def __str__(self) -> str:
-        before, after = words(self.before), words(self.after)
-        if self.items:
-            return f"{self.setting}: {before} -> {after}: {self.items}"
-        return f"{self.setting}: {before} -> {after}"
+        items = f": {self.items}" if self.items else ""
+        return f"{self.setting}: {self.old_in_words()} -> {self.new_in_words()}{items}"
+
+    def old_in_words(self) -> str:
+        """The value before; of a list, how many."""
+        return words(self.before)
+
+    def new_in_words(self) -> str:
+        """The value after; of a list, how many."""
+        return words(self.after)
 
 
 def words(value: Value) -> str:
@@ -131,6 +137,14 @@ def value_of(row: Setting, value: Any) -> Value:
     if isinstance(row.kind, Integer | Boolean):
         return value  # type: ignore[no-any-return]
     return row.kind.write(value).strip('"')
+
+
+def listed(value: object) -> str:
+    """The first few items of a list, and how many more; "" if it is none, or empty."""
+    if not isinstance(value, tuple) or not value:
+        return ""
+    more = f" and {len(value) - FIRST} more" if len(value) > FIRST else ""
+    return ", ".join(map(str, value[:FIRST])) + more
 
 
 def summary(one: ClassPolicy | SignaturePolicy) -> str:

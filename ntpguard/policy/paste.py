@@ -18,7 +18,7 @@ def paste(running: Policy, file: Policy, text: str) -> str:
     """TOML for the file whose `text` makes the policy `file`: the settings and whole tables that it
     must state otherwise. Comments tell where they go, and what goes. "" if nothing differs.
     """
-    top = tomllib.loads(text.removeprefix("\ufeff"))
+    top = tomllib.loads(text)
     where = lines_of(text)
 
     def line(*key: str | int) -> str:
