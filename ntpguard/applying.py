@@ -125,7 +125,7 @@ def _require_possible(old: Policy, new: Policy, file: str, table: abi.Table, bpf
         )
     difference = lifecycle.table_difference(table, table_shape(new))
     if difference:
-        wrong.append(difference)
+        wrong.append(f"{difference}, then ntpguard up {' '.join(names)} --policy {file}")
     if new.interfaces != old.interfaces and new.interfaces:
         more = [name for name in new.interfaces if name not in names]
         fewer = [name for name in names if name not in new.interfaces]

@@ -62,9 +62,13 @@ def check(context: Context, file: Path) -> None:
         + ", ".join(f"{name} {size / 2**20:.1f}" for name, size in memory.items()),
     ]
     if changes:
-        stated = values_of(checked)
+        stated, default = values_of(checked), values_of(DEFAULT)
         rows = [
-            (one.setting, listed(stated[one.setting]) or one.new_in_words(), one.old_in_words())
+            (
+                one.setting,
+                listed(stated[one.setting]) or one.new_in_words(),
+                listed(default[one.setting]) or one.old_in_words(),
+            )
             for one in changes
         ]
         lines += ["", *columns(("SETTING", "VALUE", "DEFAULT"), rows)]

@@ -148,8 +148,8 @@ def _excess(policy: Policy, default: ClassPolicy) -> list[str]:
         items.append(
             "Some of the others get a Kiss-o'-Death packet with the code RATE (RFC 5905, 7.4): "
             f"slow down. A source gets at most one in {_time(policy.kod_interval)}, and none any "
-            f"more after {policy.kod_patience} that it did not heed, until it is quiet for a "
-            "quarter of an hour."
+            f"more after {policy.kod_patience} that it did not heed, until it has kept the "
+            "limit for a quarter of an hour."
         )
     items.append("The rest is dropped without an answer.")
     items.append("A client that slows down is served again at once; there is no penalty time.")

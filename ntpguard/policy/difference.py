@@ -140,9 +140,11 @@ def value_of(row: Setting, value: Any) -> Value:
 
 
 def listed(value: object) -> str:
-    """The first few items of a list, and how many more; "" if it is none, or empty."""
-    if not isinstance(value, tuple) or not value:
+    """The first few items of a list, and how many more; "" if it is none."""
+    if not isinstance(value, tuple):
         return ""
+    if not value:
+        return "none"
     more = f" and {len(value) - FIRST} more" if len(value) > FIRST else ""
     return ", ".join(map(str, value[:FIRST])) + more
 

@@ -47,7 +47,8 @@ def _sections(running: Policy, file: Policy, line: Any) -> list[list[str]]:
     blocks: dict[str, list[str]] = {}
     for row in SETTINGS:
         if old[row.key] != new[row.key]:
-            head = [f"# in [{row.section}]{line(row.section)}", f"[{row.section}]"]
+            there = line(row.section)
+            head = [f"# in [{row.section}]{there}" if there else "# new", f"[{row.section}]"]
             block = blocks.setdefault(
                 row.section, head if row.section else ["# before the first [section]"]
             )

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ntpguard import abi, lifecycle, reading, running, tries
+from ntpguard.cli import main
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import libbpf
 from ntpguard.policy.check import read_policy
@@ -54,6 +56,11 @@ def written(where: Path, file: Path) -> Iterator[tuple[Policy, dict[str, int]]]:
         yield policy, descriptors
 
 
+def limit(*arguments: str) -> None:
+    done = CliRunner().invoke(main, ["limit", *arguments])
+    assert done.exit_code == 0, done.output
+
+
 def test_a_hundred_thousand_prefixes_are_read_back_as_they_were_applied(
     where: Path, tmp_path: Path
 ) -> None:
@@ -77,8 +84,9 @@ def test_a_live_change_leaves_many_prefixes_alone(where: Path, tmp_path: Path) -
             return int(running.read_policy_map(descriptors, copy).flags)
 
         before = generation(), flags()
-        assert before[1] & abi.POLICY_LONG_IPV6 and before[1] & abi.POLICY_PREFIXES_IPV4
-        running.set_limit(descriptors, "two", rate="7/minute", burst=9)
+    assert before[1] & abi.POLICY_LONG_IPV6 and before[1] & abi.POLICY_PREFIXES_IPV4
+    limit("set", "two", "--rate", "7/minute", "--burst", "9")
+    with running.writing(where) as descriptors:
         assert (generation(), flags()) == before
         whole = tries.whole_policy(descriptors)
         assert (str(whole.classes[2].rate), whole.classes[2].burst) == ("7/minute", 9)
@@ -123,9 +131,12 @@ def test_the_status_knows_of_many_prefixes_whether_the_file_says_them(
     where: Path, tmp_path: Path
 ) -> None:
     file = many(tmp_path, 3000)
-    with written(where, file) as (_, descriptors):
-        running.set_limit(descriptors, "two", rate="7/minute", burst=9)
-        running.unset_limit(descriptors, "two")
+    with written(where, file):
+        pass
+    limit("set", "two", "--rate", "7/minute", "--burst", "9")
+    with reading.open_running(where) as guard:
+        assert guard.differs_from_file() is True
+    limit("unset", "two")
     with reading.open_running(where) as guard:
         assert guard.differs_from_file() is False
         file.write_text("# a comment\n" + file.read_text())
