@@ -4,8 +4,7 @@ What the program or the source table was made for cannot be changed so: that is 
 way to change it.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +60,7 @@ def apply(
             one = new.class_named(name)
             assert one is not None
             check_limit(one)
-        whole = functools.partial(tries.whole_policy, descriptors, before)
-        changes = differences(*comparable(running.effective_policy(before), new, whole))
+        changes = _changes(descriptors, before, new)
         if not dry_run:
             running.write(descriptors, new, document)
     dropped = [text for key, text in live.items() if key not in kept]
@@ -80,15 +78,17 @@ def live_changes(document: running.Document) -> dict[str, str]:
     return found
 
 
-def comparable(old: Policy, new: Policy, whole: Callable[[], Policy]) -> tuple[Policy, Policy]:
-    """Two policies whose prefixes can be compared: the running one, `old`, is read `whole` if its
-    classes keep prefixes that are not `new`'s.
-    """
-    lighter = light(new)
-    mine = {one.name: one.kept for one in lighter.classes}
-    if all(one.kept == mine.get(one.name) for one in old.classes):
-        return old, lighter
-    return whole(), new
+def _changes(descriptors: dict[str, int], document: running.Document, new: Policy) -> list[Change]:
+    old, lighter = running.effective_policy(document), light(new)
+    if _keeps_the_same(old, lighter):
+        return differences(old, lighter)
+    return differences(old, new, tries.held_prefixes(descriptors, old, document))
+
+
+def _keeps_the_same(old: Policy, new: Policy) -> bool:
+    """Whether what each class of `old` keeps is known to be what `new`'s keeps."""
+    mine = {one.name: one.kept for one in new.classes}
+    return all(one.kept == mine.get(one.name) for one in old.classes)
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,12 @@ class Compared:
 
 def compare(guard: Running, file: Policy, text: str) -> Compared:
     """The running policy, and the policy `file` that `text` makes."""
-    running_policy, file = comparable(guard.policy(), file, guard.whole_policy)
+    document, running_policy, lighter = guard.document(), guard.policy(), light(file)
+    if _keeps_the_same(running_policy, lighter):
+        file = lighter
+    else:
+        running_policy = guard.whole_policy()
     changes = differences(running_policy, file)
-    document = guard.document()
     live = {"mode"} if document["mode"] else set()
     for name, own in document["overrides"].items():
         live |= {f"limit.{key}" if name == DEFAULT_CLASS else f"class.{name}.{key}" for key in own}

@@ -8,7 +8,7 @@ until no packet is left that may have read the old word: then the other copy may
 import ctypes
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.policy.check import check_limit, parse_policy
 from ntpguard.policy.compile import Compiled, compile_policy
 from ntpguard.policy.kinds import Address, Network
-from ntpguard.policy.model import ClassPolicy, Kept, Policy
+from ntpguard.policy.model import ClassPolicy, Kept, Policy, packed
 from ntpguard.policy.prefixes import light
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import BURST, SOURCE_RATE
@@ -48,7 +48,6 @@ def new_document(policy: Policy, file: str | None) -> Document:
     Prefixes that are too many for the text are in the tries alone: "kept" describes them by class.
     """
     shortened = light(policy)
-    upstreams = set(policy.upstreams)
     return {
         "schema": 1,
         "file": file,
@@ -59,7 +58,7 @@ def new_document(policy: Policy, file: str | None) -> Document:
                 "count": one.kept.count,
                 "sha256": one.kept.sha256,
                 # of these, the tries do not tell whether the class states them too
-                "upstreams": [str(prefix) for prefix in whole.prefixes if prefix in upstreams],
+                "upstreams": _stated(policy.upstreams, set(whole.packed)),
             }
             for one, whole in zip(shortened.classes, policy.classes, strict=True)
             if one.kept
@@ -68,6 +67,10 @@ def new_document(policy: Policy, file: str | None) -> Document:
         "mode": None,
         "overrides": {},
     }
+
+
+def _stated(prefixes: Iterable[Network], among: set[bytes]) -> list[str]:
+    return [str(one) for one in prefixes if packed(one) in among]
 
 
 def effective_policy(document: Document) -> Policy:
@@ -93,7 +96,7 @@ def with_live(policy: Policy, document: Document) -> Policy:
         own = dict(document["overrides"].get(one.name, {}))
         if "rate" in own:
             own["rate"] = SOURCE_RATE.read(own["rate"])
-        classes.append(replace(one, **own))
+        classes.append(replace(one, **own) if own else one)
     mode = document["mode"] or policy.mode
     return replace(policy, classes=tuple(classes), mode=mode)
 

@@ -7,53 +7,66 @@ from dataclasses import replace
 from ntpguard import abi
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import libbpf
-from ntpguard.policy.kinds import Network, network_of
-from ntpguard.policy.model import Policy
-from ntpguard.policy.prefixes import digest, order_of
+from ntpguard.policy.kinds import PrefixKind, network_of
+from ntpguard.policy.model import Policy, packed
+from ntpguard.policy.prefixes import digest
 from ntpguard.running import TRIES, Document, effective_policy, read_document, read_root
+
+PREFIX = PrefixKind()
+Held = dict[str, list[bytes]]
+"""By class whose prefixes are kept: its prefixes, packed, in digest's order."""
 
 
 def whole_policy(descriptors: Mapping[str, int], document: Document | None = None) -> Policy:
-    """The policy that runs, live changes included, with every prefix. Without a `document` it is
-    read here, and again if a writer comes between.
+    """The policy that runs, live changes included, with every prefix. Without a `document`, which
+    a writer has, it is read here, and again if a writer comes between.
 
     Raises NtpguardError if the tries do not hold what the document says.
     """
     while True:
         root = read_root(descriptors)
-        policy = effective_policy(document or read_document(descriptors))
-        if not any(one.kept for one in policy.classes):
-            return policy
-        found = _whole(descriptors, policy, document or read_document(descriptors), root)
+        read = document or read_document(descriptors)
+        policy = effective_policy(read)
+        held = held_prefixes(descriptors, policy, read)
         if read_root(descriptors) == root:
             break
-    for one, kept in zip(found.classes, policy.classes, strict=True):
-        if kept.kept and digest(one.prefixes) != kept.kept.sha256:
+    for one in policy.classes:
+        if one.kept and digest(held[one.name]) != one.kept.sha256:
             raise NtpguardError(
                 f"class {one.name}: the prefixes in the kernel are not those that were applied: "
-                "apply the policy file again"
+                "run ntpguard down, then ntpguard up (sources are forgotten)"
             )
-    return found
-
-
-def _whole(descriptors: Mapping[str, int], policy: Policy, document: Document, root: int) -> Policy:
-    kept = document["kept"]
-    stated = {one.name: set(kept[one.name]["upstreams"]) for one in policy.classes if one.kept}
-    upstreams = set(policy.upstreams)
-    found: list[list[Network]] = [[] for _ in policy.classes]
-    for prefix, value in _prefixes(descriptors, abi.field(root, abi.ROOT_PREFIXES_SHIFT, 1)):
-        index = abi.field(value, abi.PREFIX_CLASS_SHIFT, 8)
-        # of an upstream the trie has the class that covers it
-        if prefix not in upstreams or str(prefix) in stated.get(policy.classes[index].name, ()):
-            found[index].append(prefix)
     classes = (
-        replace(one, kept=None, prefixes=tuple(sorted(own, key=order_of))) if one.kept else one
-        for one, own in zip(policy.classes, found, strict=True)
+        replace(one, kept=None, prefixes=tuple(network_of(p[:-1], p[-1]) for p in held[one.name]))
+        if one.kept
+        else one
+        for one in policy.classes
     )
     return replace(policy, classes=tuple(classes))
 
 
-def _prefixes(descriptors: Mapping[str, int], copy: int) -> Iterator[tuple[Network, int]]:
+def held_prefixes(descriptors: Mapping[str, int], policy: Policy, document: Document) -> Held:
+    """The prefixes of the running `policy`'s classes that keep them."""
+    names = [one.name for one in policy.classes]
+    held: Held = {one.name: [] for one in policy.classes if one.kept}
+    if not held:
+        return held
+    # of an upstream the trie has the class that covers it
+    unstated = {packed(one) for one in policy.upstreams}
+    for name in held:
+        unstated -= {packed(PREFIX.read(one)) for one in document["kept"][name]["upstreams"]}
+    copy = abi.field(read_root(descriptors), abi.ROOT_PREFIXES_SHIFT, 1)
+    for prefix, value in _prefixes(descriptors, copy):
+        name = names[abi.field(value, abi.PREFIX_CLASS_SHIFT, 8)]
+        if name in held and prefix not in unstated:
+            held[name].append(prefix)
+    for own in held.values():
+        own.sort(key=lambda one: (len(one), one))
+    return held
+
+
+def _prefixes(descriptors: Mapping[str, int], copy: int) -> Iterator[tuple[bytes, int]]:
+    """Every prefix, packed, and its value."""
     for _, name, size in TRIES:
         inner = libbpf.map_lookup(descriptors[name], copy.to_bytes(4, "little"), 4)
         if inner is None:
@@ -62,7 +75,6 @@ def _prefixes(descriptors: Mapping[str, int], copy: int) -> Iterator[tuple[Netwo
         try:
             entries = libbpf.map_info(fd).max_entries
             for key, value in libbpf.map_items(fd, size, 4, entries):
-                prefix = network_of(key[4:], int.from_bytes(key[:4], "little"))
-                yield prefix, int.from_bytes(value, "little")
+                yield key[4:] + key[:1], int.from_bytes(value, "little")
         finally:
             os.close(fd)

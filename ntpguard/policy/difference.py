@@ -1,10 +1,10 @@
 """What two policies state differently, setting by setting."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ntpguard.policy.kinds import Boolean, Integer, ListKind
+from ntpguard.policy.kinds import Boolean, Integer, ListKind, network_of
 from ntpguard.policy.model import ClassPolicy, Policy, SignaturePolicy
 from ntpguard.policy.render import values_of
 from ntpguard.policy.settings import CLASS_SETTINGS, SETTINGS, SIGNATURE_SETTINGS, Setting
@@ -65,10 +65,13 @@ def words(value: Value) -> str:
     return "none" if value is None else str(value)
 
 
-def differences(before: Policy, after: Policy) -> list[Change]:
+def differences(
+    before: Policy, after: Policy, held: Mapping[str, Sequence[bytes]] | None = None
+) -> list[Change]:
     """Every setting that differs; empty exactly if the policies are equal.
 
-    Kept prefixes of a class must be those of the other policy's, or at hand in both.
+    `held`: by class of `before` that keeps its prefixes, these, packed. Without it, what a class
+    keeps must be the same in both, or nothing.
     """
     old, new = values_of(before), values_of(after)
     changes = [
@@ -76,8 +79,8 @@ def differences(before: Policy, after: Policy) -> list[Change]:
         for row in SETTINGS
         if old[row.key] != new[row.key]
     ]
-    changes += _tables("class", before.classes[1:], after.classes[1:], CLASS_SETTINGS)
-    changes += _tables("signature", before.signatures, after.signatures, SIGNATURE_SETTINGS)
+    changes += _tables("class", before.classes[1:], after.classes[1:], CLASS_SETTINGS, held or {})
+    changes += _tables("signature", before.signatures, after.signatures, SIGNATURE_SETTINGS, {})
     return changes
 
 
@@ -86,6 +89,7 @@ def _tables(
     before: Sequence[ClassPolicy] | Sequence[SignaturePolicy],
     after: Sequence[ClassPolicy] | Sequence[SignaturePolicy],
     rows: Iterable[Setting],
+    held: Mapping[str, Sequence[bytes]],
 ) -> list[Change]:
     old, new = {one.name: one for one in before}, {one.name: one for one in after}
     changes = [
@@ -95,21 +99,24 @@ def _tables(
         if name not in old:
             changes.append(Change(f"{kind}.{name}", None, summary(one)))
         elif one != old[name]:
-            changes += _settings(f"{kind}.{name}", old[name], one, rows)
+            changes += _settings(f"{kind}.{name}", old[name], one, rows, held.get(name))
     both = [name for name in old if name in new]
     if both != [name for name in new if name in old]:
         changes.append(Change(f"order of {kind}", ", ".join(old), ", ".join(new)))
     return changes
 
 
-def _settings(prefix: str, old: Any, new: Any, rows: Iterable[Setting]) -> list[Change]:
+def _settings(
+    prefix: str, old: Any, new: Any, rows: Iterable[Setting], held: Sequence[bytes] | None
+) -> list[Change]:
     changes = []
     for row in rows:
         if row.name == "prefixes_file":
             continue
         before, after = getattr(old, row.name), getattr(new, row.name)
         if row.name == "prefixes" and old.kept != new.kept:
-            assert not (old.kept or new.kept), "prefixes are not at hand"
+            assert held is not None and not new.kept, "prefixes are not at hand"
+            before, after = tuple(held), new.packed
         if before != after:
             changes.append(_change(f"{prefix}.{row.name}", row, before, after))
     return changes
@@ -124,10 +131,14 @@ def _change(setting: str, row: Setting, before: Any, after: Any) -> Change:
     items = ListChange(
         len(added),
         len(removed),
-        tuple(str(one) for one in added[:FIRST]),
-        tuple(str(one) for one in removed[:FIRST]),
+        tuple(map(_item, added[:FIRST])),
+        tuple(map(_item, removed[:FIRST])),
     )
     return Change(setting, len(before), len(after), items)
+
+
+def _item(one: object) -> str:
+    return str(network_of(one[:-1], one[-1]) if isinstance(one, bytes) else one)
 
 
 def value_of(row: Setting, value: Any) -> Value:

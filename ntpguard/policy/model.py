@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 from ntpguard.policy.header import Header
 from ntpguard.policy.kinds import Address, Network, Rate
@@ -9,12 +10,17 @@ from ntpguard.policy.kinds import Address, Network, Rate
 DEFAULT_CLASS = "default"
 
 
+def packed(prefix: Network) -> bytes:
+    """A prefix's address in network byte order, and its length."""
+    return prefix.network_address.packed + bytes((prefix.prefixlen,))
+
+
 @dataclass(frozen=True)
 class Kept:
     """Prefixes that are not at hand: the running policy's tries hold them, its text does not."""
 
     count: int
-    sha256: str  # as prefixes.digest makes it
+    sha256: str  # prefixes.digest of them
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,11 @@ class ClassPolicy:
     def prefix_count(self) -> int:
         """How many prefixes it has, at hand or kept."""
         return self.kept.count if self.kept else len(self.prefixes)
+
+    @cached_property
+    def packed(self) -> tuple[bytes, ...]:
+        """Its prefixes at hand, packed: they sort and compare faster so than as objects."""
+        return tuple(map(packed, self.prefixes))
 
 
 @dataclass(frozen=True)

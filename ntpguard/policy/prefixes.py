@@ -13,10 +13,9 @@ FEW = 1000
 UPSTREAM = -1  # before every class's index: of one prefix, this role is looked at first
 
 
-def digest(prefixes: Iterable[Network]) -> str:
-    """SHA-256 of a set of prefixes in order_of's order, hexadecimal."""
-    packed = b"".join(one.network_address.packed + bytes((one.prefixlen,)) for one in prefixes)
-    return hashlib.sha256(packed).hexdigest()
+def digest(prefixes: Iterable[bytes]) -> str:
+    """SHA-256 of prefixes, packed, in order_of's order; hexadecimal."""
+    return hashlib.sha256(b"".join(prefixes)).hexdigest()
 
 
 def order_of(prefix: Network) -> tuple[int, int, int]:
@@ -31,7 +30,7 @@ def light(policy: Policy) -> Policy:
     return replace(
         policy,
         classes=tuple(
-            replace(one, prefixes=(), kept=Kept(len(one.prefixes), digest(one.prefixes)))
+            replace(one, prefixes=(), kept=Kept(len(one.prefixes), digest(one.packed)))
             if one.prefixes
             else one
             for one in policy.classes
