@@ -1,6 +1,5 @@
 """Snapshots of the running guard. Takes no lock, writes nothing."""
 
-import hashlib
 import heapq
 import ipaddress
 import os
@@ -13,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ntpguard import abi, entries, running, tries
-from ntpguard.errors import NotRunning, PermissionNeeded, PolicyError
+from ntpguard.errors import NotRunning, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
-from ntpguard.policy.check import read_policy
 from ntpguard.policy.compile import class_rule
 from ntpguard.policy.model import ClassPolicy, Policy
-from ntpguard.policy.prefixes import light
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 
 WORDS_PER_BUCKET = abi.size(abi.Bucket) // 8
@@ -157,16 +154,11 @@ class Running:
 
     def differs_from_file(self) -> bool | None:
         """Whether what runs is not what the policy's file says; None: there is no file."""
-        document = self.document()
-        if not document["file"]:
-            return True if document["overrides"] or document["mode"] else None
-        if _unchanged(document.get("files", {})):
-            untouched = {**document, "overrides": {}, "mode": None}
-            return running.effective_policy(untouched) != running.effective_policy(document)
-        try:
-            return light(read_policy(Path(document["file"]))) != running.effective_policy(document)
-        except PolicyError:
-            return True
+        return running.differs_from_file(self.document())
+
+    def policy_hash(self) -> str:
+        """Twelve hexadecimal digits that tell applied policies apart."""
+        return running.policy_hash(self.document())
 
     def counts(self) -> Counts:
         """Every counter."""
@@ -322,17 +314,6 @@ def _next(own: ClassPolicy, one: Source | None, entry: entries.LiveEntry | None)
         return f"passes: within {own.rate} burst {own.burst}"
     rest = "is dropped: deaf" if one and one.deaf else "is kissed or dropped"
     return f"excess for {wait:.1f} s more: 1 in {1 / float(own.leak):.0f} passes, the rest {rest}"
-
-
-def _unchanged(files: dict[str, str]) -> bool:
-    """Whether the files are there, and their bytes still those of that SHA-256."""
-    try:
-        return bool(files) and all(
-            hashlib.sha256(Path(name).read_bytes()).hexdigest() == digest
-            for name, digest in files.items()
-        )
-    except OSError:
-        return False
 
 
 def total(cpus: Iterable[bytes]) -> bytes:

@@ -6,6 +6,7 @@ until no packet is left that may have read the old word: then the other copy may
 """
 
 import ctypes
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ntpguard import abi
-from ntpguard.errors import NotRunning, NtpguardError, UsageError
+from ntpguard.errors import NotRunning, NtpguardError, PolicyError, UsageError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
-from ntpguard.policy.check import check_limit, parse_policy
+from ntpguard.policy.check import check_limit, parse_policy, read_policy, unchanged
 from ntpguard.policy.compile import Compiled, compile_policy
 from ntpguard.policy.kinds import Address, Network
 from ntpguard.policy.model import ClassPolicy, Kept, Policy, packed
@@ -99,6 +100,28 @@ def with_live(policy: Policy, document: Document) -> Policy:
         classes.append(replace(one, **own) if own else one)
     mode = document["mode"] or policy.mode
     return replace(policy, classes=tuple(classes), mode=mode)
+
+
+def differs_from_file(document: Document) -> bool | None:
+    """Whether what runs is not what the policy's file says; None: there is no file. A file whose
+    bytes are those applied is not parsed again.
+    """
+    live = bool(document["overrides"] or document["mode"])
+    if not document["file"]:
+        return live or None
+    if unchanged(document.get("files", {})):
+        untouched = {**document, "overrides": {}, "mode": None}
+        return live and effective_policy(untouched) != effective_policy(document)
+    try:
+        return light(read_policy(Path(document["file"]))) != effective_policy(document)
+    except PolicyError:
+        return True
+
+
+def policy_hash(document: Document) -> str:
+    """Twelve hexadecimal digits of the applied policy, prefixes included."""
+    kept = "".join(one["sha256"] for one in document.get("kept", {}).values())
+    return hashlib.sha256((document["text"] + kept).encode()).hexdigest()[:12]
 
 
 def write(

@@ -1,5 +1,6 @@
 """Reading and checking a policy file: all errors in one run, each with its line and its remedy."""
 
+import hashlib
 import json
 import re
 import tomllib
@@ -17,7 +18,7 @@ from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SETTINGS
 from ntpguard.policy.tables import check_burst, check_limit, read_classes, read_signatures
 
-__all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy", "read_text"]
+__all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy", "read_text", "unchanged"]
 
 SECTIONS = list(dict.fromkeys(row.section for row in SETTINGS if row.section))
 # of what the kernel keeps as the running policy's text; the rest is for live changes
@@ -45,6 +46,17 @@ def read_policy(path: Path) -> Policy:
 def read_text(path: Path) -> str:
     """The text of a policy file. Raises as read_policy does."""
     return _read(path)[0]
+
+
+def unchanged(files: dict[str, str]) -> bool:
+    """Whether a policy's files (Policy.files) are there, and their bytes still the same."""
+    try:
+        return bool(files) and all(
+            hashlib.sha256(Path(name).read_bytes()).hexdigest() == sha256
+            for name, sha256 in files.items()
+        )
+    except OSError:
+        return False
 
 
 def _read(path: Path) -> tuple[str, str]:

@@ -284,6 +284,8 @@ def test_many_prefixes_are_applied_shown_and_compared(where: Path, file: Path) -
     assert ok("policy", "show") == ok("policy", "show", own)
     assert parse_policy(ok("policy", "show")) == read_policy(own)
     assert [one["prefixes"] for one in data("limit", "list")] == [0, 1000, 1000]
+    with reading.open_running(where) as guard:
+        hashed = guard.policy_hash()
     ok("limit", "set", "one", "--burst", 9)
     assert 'prefixes_file = "one.txt"' in data("policy", "diff")["toml"]
     ok("limit", "unset", "one")
@@ -301,6 +303,8 @@ def test_many_prefixes_are_applied_shown_and_compared(where: Path, file: Path) -
     assert parse_policy(found["toml"]).class_named("two").prefix_count == 1000  # type: ignore[union-attr]
     told = ok("policy", "apply")
     assert told.count("\n") == 1, told
+    with reading.open_running(where) as guard:
+        assert guard.policy_hash() != hashed
     line = told.rstrip()
     assert line == (
         f"class.two.prefixes: 1000 -> 1001: added 203.0.113.0/24, 203.0.113.1/32; removed {removed}"
