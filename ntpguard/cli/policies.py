@@ -21,7 +21,7 @@ from ntpguard.policy.render import to_toml, values_of
 from ntpguard.policy.settings import SETTINGS
 
 FILE = click.Path(path_type=Path)
-RUNNING_FILE = f"[FILE] is the running policy's file, or else {DEFAULT_FILE}."
+RUNNING_FILE = f"\n\nWithout FILE: the running policy's file, or else {DEFAULT_FILE}."
 
 
 @click.group()
@@ -95,7 +95,7 @@ def show(context: Context, file: Path | None) -> None:
 
 
 @policy.command(
-    epilog=f"Example: ntpguard policy diff --exit-code /etc/ntpguard/ntpguard.toml. {RUNNING_FILE}"
+    epilog="Example: ntpguard policy diff --exit-code /etc/ntpguard/ntpguard.toml" + RUNNING_FILE
 )
 @click.argument("file", type=FILE, required=False)
 @click.option("--exit-code", is_flag=True, help="End with 1 if they differ.")
@@ -138,7 +138,7 @@ def diff(click_context: click.Context, file: Path | None, exit_code: bool) -> No
 
 
 @policy.command(
-    epilog=f"Example: ntpguard policy apply /etc/ntpguard/ntpguard.toml --dry-run. {RUNNING_FILE}"
+    epilog="Example: ntpguard policy apply /etc/ntpguard/ntpguard.toml --dry-run" + RUNNING_FILE
 )
 @click.argument("file", type=FILE, required=False)
 @click.option("--dry-run", is_flag=True, help="Tell what would change, change nothing.")
