@@ -18,15 +18,30 @@ struct {
 	__type(value, struct offender);
 } offenders SEC(".maps");
 
-enum { OFFENDER_SAMPLE = 64 }; /* one excess request in so many, besides the first since a pass */
+enum {
+	/* 1/64 of excess, in 2^-32; the first since a pass besides */
+	OFFENDER_SAMPLE = (1U << 26) - 1,
+	/* To make room in the LRU costs more than the rest of a packet's judgement: so many on each CPU
+	 * before the clock moves.
+	 */
+	OFFENDERS_AT_ONCE = 32,
+};
 
 /* Not on the stack, of which all frames together have 512 bytes. */
 static const struct offender fresh_offender;
 
-SEPARATE int note_offender(const struct packet *packet, __u32 verdict, __u64 now_ns)
+SEPARATE int note_offender(struct local *local, const struct packet *packet, __u32 verdict,
+			   __u64 now_ns)
 {
-	if (!packet)
+	if (!local || !packet)
 		return 0;
+	if (local->noted_ns != now_ns) {
+		local->noted_ns = now_ns;
+		local->noted = 0;
+	}
+	if (local->noted == OFFENDERS_AT_ONCE)
+		return 0;
+	local->noted++;
 	__u64 key = packet->key; /* before Linux 6.2, a key must be on the stack */
 	struct offender *offender = bpf_map_lookup_elem(&offenders, &key);
 

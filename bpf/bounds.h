@@ -18,6 +18,14 @@ struct {
 /* A bound that refused this lately bites: who is new is not trusted meanwhile. */
 #define BITES_FOR (1ULL << (MARK_UNIT_SHIFT - GCRA_UNIT_SHIFT + GCRA_TAT_SHIFT))
 
+/* Whether it is known without asking that a bound grants nothing before the clock moves. */
+static __always_inline bool is_used_up(const struct share *share, const struct bound *bound,
+				       __u64 now, __u32 priority)
+{
+	return bound->limit.emission_interval && !share->tokens[priority] &&
+	       share->refused[priority] == now;
+}
+
 SEPARATE int bound_grants(__u64 *word, struct share *share, const struct bound *bound, __u64 now,
 			  __u32 priority)
 {
@@ -30,12 +38,12 @@ SEPARATE int bound_grants(__u64 *word, struct share *share, const struct bound *
 
 	if (!interval)
 		return true;
+	if (is_used_up(share, bound, now, priority))
+		return false;
 	if (share->tokens[priority]) {
 		share->tokens[priority]--;
 		return true;
 	}
-	if (share->refused[priority] == now)
-		return false;
 #pragma unroll
 	for (int i = 0; i < GCRA_TRIES; i++) {
 		__u64 seen = *(volatile __u64 *)word;

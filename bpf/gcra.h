@@ -24,10 +24,9 @@ enum gcra { GCRA_CONFORMS, GCRA_EXCESS, GCRA_LOST };
  *
  * GCRA_LOST: the word has another owner by now. Four lost swaps count as excess.
  */
-SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now, bool own)
+static __always_inline int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now,
+				bool own)
 {
-	if (!word || !limit)
-		return GCRA_LOST;
 	__u64 interval = limit->emission_interval;
 	__s64 tolerance = limit->burst_tolerance;
 
@@ -48,6 +47,12 @@ SEPARATE int gcra(__u64 *word, __u64 owner, const struct limit *limit, __u64 now
 			return GCRA_CONFORMS;
 	}
 	return GCRA_EXCESS;
+}
+
+/* A word that is a tat and nothing else. */
+SEPARATE int conforms(__u64 *tat, const struct limit *limit, __u64 now)
+{
+	return tat && limit && gcra(tat, 0, limit, now, true) == GCRA_CONFORMS;
 }
 
 #endif

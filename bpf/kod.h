@@ -166,10 +166,8 @@ static __always_inline __u16 kod_clock(__u64 now_ns)
 }
 
 /* What an excess request changes in its source's memory of KoDs; tells whether a KoD is due. */
-SEPARATE int kod_due(__u64 *aux, const struct policy *policy, __u16 now)
+static __always_inline bool kod_due(__u64 *aux, const struct policy *policy, __u16 now)
 {
-	if (!aux || !policy)
-		return false;
 	__u64 excess = AUX_GET(*aux, EXCESS);
 	__u16 last = AUX_GET(*aux, KOD_TIME);
 	__u16 elapsed = now - last;

@@ -53,7 +53,7 @@ static __always_inline bool shard_grants(const struct running *running,
 	/* further ahead than this limit lets it be, the tat is an older policy's: gcra brings it back */
 	if (!established && ahead > full >> 1 && ahead <= full)
 		return false;
-	return gcra(tat, 0, limit, request->now, true) == GCRA_CONFORMS;
+	return conforms(tat, limit, request->now);
 }
 
 /* What tells the senders behind one address apart, as 4 bits that a forger can neither compute nor
@@ -71,7 +71,7 @@ static __always_inline __u64 look_of(const struct packet *packet, __u64 hash)
 		(__u64) !!ntp->reference_id << 36 | (__u64) !!packet->words[2] << 37 |
 		(__u64) !!packet->words[3] << 38 | (__u64) !!packet->words[4] << 39 |
 		(__u64)(packet->payload > sizeof(*ntp)) << 40 | (__u64)!packet->plain << 41;
-	return source_hash(make ^ hash) >> (64 - AUX_LOOK_BITS);
+	return (make ^ hash) * (constants.seed[1] | 1) >> (64 - AUX_LOOK_BITS);
 }
 
 /* A share of excess is answered anyway, so that who is spoofed is never silenced (CVE-2015-7705). Beside
@@ -80,11 +80,10 @@ static __always_inline __u64 look_of(const struct packet *packet, __u64 hash)
  * (docs/explanation/attacks.md has the figures). Every answer put by was taken from the shard.
  */
 static __always_inline bool leaks(const struct running *running, const struct request *request,
-				  __u64 *aux)
+				  __u32 drawn, __u64 *aux)
 {
 	__u32 share = request->rule->leak;
 	__u32 with_credit = share + (share >> 3) < share ? ~0U : share + (share >> 3);
-	__u32 drawn = chance();
 	__u64 look = look_of(request->packet, request->hash);
 	bool other = look != AUX_GET(*aux, LOOK);
 	bool credit = AUX_GET(*aux, CREDIT);
@@ -109,7 +108,8 @@ static __always_inline void untracked(const struct running *running, const struc
 {
 	if (grants(running, BOUND_NEWCOMERS, request->now, PRIORITY_HIGH))
 		decide(decision, VERDICT_PASS, REASON_UNTRACKED);
-	else if (chance() <= request->rule->leak && shard_grants(running, request, false))
+	else if (chance(running->local) >> 32 <= request->rule->leak &&
+		 shard_grants(running, request, false))
 		decide(decision, VERDICT_PASS, REASON_LEAK);
 	else
 		decide(decision, VERDICT_DROP, REASON_UNTRACKED);
@@ -117,7 +117,7 @@ static __always_inline void untracked(const struct running *running, const struc
 
 /* Leaked, else kissed, else dropped. Returns what the source's aux word becomes. */
 static __always_inline __u64 excess(const struct running *running, const struct request *request,
-				    __u64 aux, struct decision *decision)
+				    __u64 drawn, __u64 aux, struct decision *decision)
 {
 	const struct policy *policy = running->policy;
 	__u16 now_kod = kod_clock(request->now_ns);
@@ -126,9 +126,12 @@ static __always_inline __u64 excess(const struct running *running, const struct 
 	if (is_blocked_by_signature(policy, request->packet, policy->signatures_always,
 				    policy->signatures)) {
 		decide(decision, VERDICT_DROP, REASON_SIGNATURE);
-	} else if (leaks(running, request, &aux)) {
+	} else if (leaks(running, request, drawn >> 32, &aux)) {
 		decide(decision, VERDICT_PASS, REASON_LEAK);
-	} else if (due && request->rule->flags & CLASS_KOD && is_kissable(request->packet) &&
+	} else if (due && request->rule->flags & CLASS_KOD &&
+		   !is_used_up(&running->local->shares[BOUND_KOD], &policy->bounds[BOUND_KOD],
+			       request->now, PRIORITY_HIGH) &&
+		   is_kissable(request->packet) &&
 		   grants(running, BOUND_KOD, request->now, PRIORITY_HIGH)) {
 		decide(decision, VERDICT_KOD, REASON_LIMIT);
 		aux = kod_sent(aux, now_kod);
@@ -208,13 +211,15 @@ static __always_inline void limit(const struct running *running, const struct re
 
 	__u64 aux = seen;
 	__u64 once = 1ULL << STAT_REQUESTS_SHIFT;
+	__u64 drawn = 0;
 	if (admitted == GCRA_CONFORMS || !foreign) /* whose the tat is from now on */
 		aux = in_class(aux, running, request);
 	if (admitted == GCRA_CONFORMS) {
 		decide(decision, VERDICT_PASS, REASON_CONFORM);
 		aux = AUX_SET(aux, EXCESS, 0);
 	} else {
-		aux = excess(running, request, aux, decision);
+		drawn = chance(running->local);
+		aux = excess(running, request, drawn, aux, decision);
 		once |= 1ULL << STAT_EXCESS_SHIFT;
 	}
 	ceiling(running, now, AUX_GET(seen, ESTABLISHED), decision);
@@ -228,8 +233,8 @@ static __always_inline void limit(const struct running *running, const struct re
 	    (decision->verdict == VERDICT_KOD || AUX_GET(seen, CREDIT) > AUX_GET(aux, CREDIT)))
 		decide(decision, VERDICT_DROP, REASON_LIMIT);
 	if (admitted == GCRA_EXCESS &&
-	    (AUX_GET(aux, EXCESS) == 1 || chance() % OFFENDER_SAMPLE == 0))
-		note_offender(request->packet, decision->verdict, request->now_ns);
+	    (AUX_GET(aux, EXCESS) == 1 || (__u32)drawn <= OFFENDER_SAMPLE))
+		note_offender(running->local, request->packet, decision->verdict, request->now_ns);
 }
 
 #endif

@@ -21,17 +21,8 @@ struct inputs inputs;
 /* A function that the verifier checks by itself, once, and not in every state of its callers. */
 #define SEPARATE __attribute__((noinline))
 
-static __always_inline __u64 clock_ns(void)
-{
-	return constants.test ? *(volatile __u64 *)&inputs.clock_ns : bpf_ktime_get_coarse_ns();
-}
-
-static __always_inline __u32 chance(void)
-{
-	return constants.test ? *(volatile __u32 *)&inputs.chance : bpf_get_prandom_u32();
-}
-
 #include "packet.h"
+#include "inputs.h"
 #include "gcra.h"
 #include "bounds.h"
 #include "sources.h"
@@ -56,7 +47,7 @@ static __always_inline __u32 classify(const struct running *running, const struc
 /* A CPU's own; emission_interval 0 is no bound. */
 static __always_inline bool has_budget(__u64 *tat, const struct limit *limit, __u64 now)
 {
-	return !limit->emission_interval || gcra(tat, 0, limit, now, true) == GCRA_CONFORMS;
+	return !limit->emission_interval || conforms(tat, limit, now);
 }
 
 /* Answers to this host's own client are never charged to their source (CVE-2016-7426), and a flood of
@@ -78,7 +69,7 @@ static __always_inline __u8 judge_ntp(const struct running *running, const struc
 	struct slot slot = {.way = NO_WAY};
 	struct request request = {
 		.packet = packet,
-		.hash = source_hash(packet->key),
+		.hash = keyed_hash(packet->key),
 		.now_ns = now_ns,
 		.now = gcra_clock(now_ns),
 	};
@@ -126,17 +117,18 @@ static __always_inline void odd(const struct running *running, __u64 now, struct
 }
 
 /* False: not a destination that is guarded. */
-SEPARATE int judge(const struct packet *packet, struct decision *decision, __u32 parsed)
+static __always_inline int judge(const struct packet *packet, struct decision *decision,
+				 __u32 parsed)
 {
 	struct running running;
 	__u8 flags = 0;
 
-	if (!packet || !decision || !read_running(&running))
+	if (!read_running(&running))
 		return false;
 	if (running.policy->flags & POLICY_DESTINATIONS &&
 	    !(address_flags(&packet->destination) & ADDRESS_DESTINATION << running.copy))
 		return false;
-	__u64 now_ns = clock_ns();
+	__u64 now_ns = clock_ns(running.local);
 	__u32 mode = mode_at(&running, now_ns);
 	if (mode == MODE_OFF) {
 		decide(decision, VERDICT_PASS, REASON_OFF);

@@ -15,7 +15,7 @@
 #include <linux/types.h>
 
 enum ntpguard_limits {
-	NTPGUARD_ABI = 3,
+	NTPGUARD_ABI = 4,
 	NTPGUARD_WAYS = 4,     /* slots in a bucket of the source table */
 	NTPGUARD_CLASSES = 64, /* class 0 is the default, the file's [limit] */
 	NTPGUARD_PORTS = 4,
@@ -203,6 +203,11 @@ struct local {
 	struct share shares[BOUNDS];
 	__u64 answers_tat;
 	__u64 odd_tat;
+	__u64 clock_ns; /* as read when jiffies was so much */
+	__u64 jiffies;
+	__u64 drawn;	/* by chance, the last time */
+	__u64 noted_ns; /* when offenders were noted last, and how many at that time */
+	__u64 noted;
 };
 
 enum ntpguard_class_flags {

@@ -57,18 +57,6 @@ static __always_inline __u32 bound_way(__u32 way)
 }
 _Static_assert(NTPGUARD_WAYS == 4, "bound_way");
 
-/* Keyed: who does not know the seed cannot aim at a bucket. Mirrored by abi.hash_key. */
-static __always_inline __u64 source_hash(__u64 key)
-{
-	__u64 hash = (key ^ constants.seed[0]) * 0x9e3779b97f4a7c15ULL;
-
-	hash ^= hash >> 32;
-	hash *= constants.seed[1] | 1;
-	hash ^= hash >> 29;
-	hash *= 0xbf58476d1ce4e5b9ULL;
-	return hash ^ hash >> 32;
-}
-
 static __always_inline __u64 owner_of(__u64 hash)
 {
 	return hash >> (64 - GCRA_FINGERPRINT_BITS) << GCRA_FINGERPRINT_SHIFT;
@@ -85,7 +73,7 @@ static __always_inline __u64 load(const __u64 *word)
 	return *(const volatile __u64 *)word;
 }
 
-SEPARATE int source_scan(struct bucket *bucket, __u64 key, __u64 owner)
+SEPARATE int source_scan(const struct bucket *bucket, __u64 key, __u64 owner)
 {
 	if (!bucket)
 		return NO_WAY;

@@ -9,7 +9,7 @@ import ipaddress
 from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-ABI = 3
+ABI = 4
 WAYS = 4
 CLASSES = 64
 PORTS = 4
@@ -110,7 +110,16 @@ class Share(LittleEndianStructure):
 class Local(LittleEndianStructure):
     """What each CPU keeps for itself."""
 
-    _fields_ = [("shares", Share * BOUNDS), ("answers_tat", c_uint64), ("odd_tat", c_uint64)]
+    _fields_ = [
+        ("shares", Share * BOUNDS),
+        ("answers_tat", c_uint64),
+        ("odd_tat", c_uint64),
+        ("clock_ns", c_uint64),
+        ("jiffies", c_uint64),
+        ("drawn", c_uint64),
+        ("noted_ns", c_uint64),
+        ("noted", c_uint64),
+    ]
 
 
 class ClassRule(LittleEndianStructure):
@@ -287,7 +296,7 @@ class Inputs(LittleEndianStructure):
 
 
 def hash_key(key: int, seed: tuple[int, int]) -> int:
-    """Keyed hash of a source key, as `source_hash` in bpf/sources.h computes it.
+    """Keyed hash of a source key, as `keyed_hash` in bpf/inputs.h computes it.
 
     Bits 52-63 are the fingerprint, the low bits choose the bucket.
     """

@@ -2,18 +2,21 @@
 
 The packet path itself honours the expiry: no process need run when it comes. An entry that expires
 gives way to what it lay over: each names the longest entry over it that outlives it (its fallback).
-Every change is in an order in which each step alone is right, so that it may end after any.
+Every change is in an order in which each step alone is right, so that it may end after any. Who set
+an entry, and why, is a note in the running policy's document.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ntpguard import abi
 from ntpguard.errors import UsageError
 from ntpguard.kernel import libbpf
+from ntpguard.moments import Moment
 from ntpguard.policy.kinds import Network, network_of
-from ntpguard.running import set_root_bit, trie_key
+from ntpguard.running import Document, set_root_bit, trie_key
 from ntpguard.words import Action, Family
 
 NANOSECONDS = 1_000_000_000
@@ -30,6 +33,54 @@ class LiveEntry:
     def outlives(self, other: "LiveEntry") -> bool:
         """Whether this one still holds when the other has expired."""
         return other.expires_ns != 0 and (not self.expires_ns or self.expires_ns > other.expires_ns)
+
+    def moment(self) -> Moment | None:
+        """When it expires; None: never."""
+        return Moment.at(self.expires_ns) if self.expires_ns else None
+
+    def words(self) -> str:
+        """For people: "block until 14:32 (8m left)"."""
+        moment = self.moment()
+        return f"{self.action.word} {moment.words() if moment else 'for ever'}"
+
+
+@dataclass(frozen=True)
+class Note:
+    """Who set a live entry, and why; None: unknown, or no reason given."""
+
+    by: str | None = None
+    reason: str | None = None
+
+
+def note_of(document: Document, entry: LiveEntry) -> Note:
+    """What the running policy's document notes of an entry: of this one, not of one before it."""
+    note = document.get("notes", {}).get(str(entry.prefix))
+    if note and (note["action"], note["expires_ns"]) == (entry.action.word, entry.expires_ns):
+        return Note(note["by"], note["reason"])
+    return Note()
+
+
+def with_notes(
+    document: Document,
+    stored: Mapping[Network, LiveEntry],
+    new: LiveEntry | None = None,
+    note: Note | None = None,
+) -> Document:
+    """The document with a note on the new entry, and without those whose entry has gone."""
+    there = {str(prefix) for prefix in stored}
+    notes: dict[str, Any] = {
+        prefix: one
+        for prefix, one in document.get("notes", {}).items()
+        if prefix in there and not (new and prefix == str(new.prefix))
+    }
+    if new and note:
+        notes[str(new.prefix)] = {
+            "action": new.action.word,
+            "expires_ns": new.expires_ns,
+            "by": note.by,
+            "reason": note.reason,
+        }
+    return {**document, "notes": notes}
 
 
 def read_entries(descriptors: Mapping[str, int]) -> list[LiveEntry]:

@@ -18,12 +18,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntpguard import abi, running, tries
+from ntpguard import abi, running, temporary, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
+from ntpguard.moments import Moment
 from ntpguard.policy.compile import Compiled, TableShape, compile_policy
 from ntpguard.policy.model import Policy
+from ntpguard.temporary import MODE
 
 ATTACH_FLAGS = {
     "auto": 0,
@@ -51,8 +53,12 @@ def up(
     bpffs: Path,
     policy_file: str | None,
     warn: Callable[[str], None],
+    revert_after: float | None = None,
 ) -> list[Attached]:
     """Loads, attaches and pins; enforcement stays when the process ends.
+
+    `revert_after`: seconds after which the packet path itself goes from enforce to observe, unless
+    a change of mode comes first.
 
     Every interface that is guarded already, named or not, gets the new program in one atomic swap:
     what is decided at load time (ports, MAC address) holds for all. Raises UsageError for
@@ -94,7 +100,11 @@ def up(
                 policy_before = tries.whole_policy(descriptors, document)
                 undo.callback(running.write, descriptors, policy_before, document)
             running.write_local_addresses(descriptors)
-            running.write(descriptors, policy, running.new_document(policy, policy_file))
+            document = running.new_document(policy, policy_file)
+            if revert_after is not None and policy.mode == "enforce":
+                temporary.change(document, MODE, "observe", None)
+                temporary.change(document, MODE, policy.mode, Moment.after(revert_after))
+            running.write(descriptors, policy, document)
             for one in everyone:
                 if one.ifindex not in before:
                     own = pinned.interface_pins(at, one.ifindex)
@@ -140,7 +150,10 @@ def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
             remains |= at.exists()
             pinned.remove(at)
         if not chosen and not remains:
-            raise NotRunning("not running: nothing is attached in this network namespace")
+            raise NotRunning(
+                "not running: nothing is attached in this network namespace: "
+                "try ntpguard up INTERFACE, or ip netns exec NAME ntpguard down for another one"
+            )
         return [by_index.get(index, f"if{index}") for index in chosen]
 
 

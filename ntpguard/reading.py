@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntpguard import abi, entries, running, tries
+from ntpguard import abi, entries, running, temporary, tries
 from ntpguard.errors import NotRunning, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
+from ntpguard.moments import Moment, monotonic_ns
 from ntpguard.policy.compile import class_rule
 from ntpguard.policy.model import ClassPolicy, Policy
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
@@ -33,6 +34,14 @@ class AttachedInterface:
     name: str
     ifindex: int
     xdp: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """When something temporary is over, and the policy that then holds."""
+
+    until: Moment
+    after: Policy
 
 
 @dataclass(frozen=True)
@@ -131,15 +140,33 @@ class Running:
         return running.read_root(self._maps)
 
     def mode(self) -> Mode:
-        """The mode that packets see."""
-        return Mode(abi.field(self.root(), abi.ROOT_MODE_SHIFT, abi.ROOT_MODE_BITS))
+        """The mode that packets see now, as the packet path decides it."""
+        root = self.root()
+        copy = abi.field(root, abi.ROOT_POLICY_SHIFT, 1).to_bytes(4, "little")
+        raw = libbpf.map_lookup(self._maps["policy"], copy, abi.size(abi.Policy))
+        assert raw is not None, "an array has every key"
+        policy = abi.Policy.from_buffer_copy(raw)
+        if policy.mode_until_ns and monotonic_ns() >= policy.mode_until_ns:
+            return Mode(policy.mode_after)
+        return Mode(abi.field(root, abi.ROOT_MODE_SHIFT, abi.ROOT_MODE_BITS))
+
+    def ending(self, what: str) -> Ending | None:
+        """When a temporary change ends, and the policy that then holds; `what` as
+        temporary names it. None: what holds, holds for good.
+        """
+        document = self.document()
+        until = temporary.until(document, what)
+        if until is None:
+            return None
+        after = temporary.settled(document, everything=True)
+        return Ending(until, running.effective_policy(after))
 
     def revision(self) -> int:
         """How many times the policy was changed."""
         return abi.field(self.root(), abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
 
     def document(self) -> running.Document:
-        """The running policy's text and live changes."""
+        """The running policy's text and the live changes that hold now."""
         return running.read_document(self._maps)
 
     def policy(self) -> Policy:
@@ -284,6 +311,19 @@ class Running:
         """The live entry that holds for an address: the longest that has not expired."""
         found = [one for one in entries.read_entries(self._maps) if address in one.prefix]
         return max(found, key=lambda one: one.prefix.prefixlen, default=None)
+
+    def live_entries(self) -> list[tuple[entries.LiveEntry, entries.Note]]:
+        """Every live entry that has not expired, by prefix, and what is noted of it."""
+        document = self.document()
+        found = sorted(
+            entries.read_entries(self._maps),
+            key=lambda one: (
+                one.prefix.version,
+                one.prefix.network_address.packed,
+                one.prefix.prefixlen,
+            ),
+        )
+        return [(one, entries.note_of(document, one)) for one in found]
 
     def next_request(
         self, one: Source | None, class_index: int, entry: entries.LiveEntry | None = None

@@ -14,22 +14,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from ntpguard import abi
-from ntpguard.errors import NotRunning, NtpguardError, PolicyError, UsageError
+from ntpguard import abi, temporary
+from ntpguard.errors import NotRunning, NtpguardError, PolicyError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
-from ntpguard.policy.check import check_limit, parse_policy, read_policy, unchanged
-from ntpguard.policy.compile import Compiled, compile_policy
+from ntpguard.moments import Moment
+from ntpguard.policy.check import parse_policy, read_policy, unchanged
+from ntpguard.policy.compile import Compiled, compile_policy, set_ends
 from ntpguard.policy.kinds import Address, Network
-from ntpguard.policy.model import ClassPolicy, Kept, Policy, packed
+from ntpguard.policy.model import Kept, Policy, packed
 from ntpguard.policy.prefixes import light
 from ntpguard.policy.render import to_toml
-from ntpguard.policy.settings import BURST, SOURCE_RATE
+from ntpguard.policy.settings import SOURCE_RATE
 from ntpguard.words import Mode
 
-Document = dict[str, Any]
+Document = temporary.Document
 # what a policy's prefixes make of its flags
 PREFIX_FLAGS = (
     abi.POLICY_PREFIXES_IPV4
@@ -67,6 +67,7 @@ def new_document(policy: Policy, file: str | None) -> Document:
         "applied": _now(),
         "mode": None,
         "overrides": {},
+        "temporary": {},
     }
 
 
@@ -133,12 +134,13 @@ def write(
     """
     assert not (prefixes and any(one.kept for one in policy.classes)), "prefixes are not at hand"
     compiled = compile_policy(policy)
-    text = json.dumps(document, ensure_ascii=False).encode()
-    if len(text) > abi.DOCUMENT_BYTES:
-        raise NtpguardError(
-            f"the policy's text: {len(text)} bytes, at most {abi.DOCUMENT_BYTES} fit: "
-            "use shorter prefixes that cover several, in upstreams and destinations"
-        )
+    ends = {
+        what: Moment.read(one["until"]).here_ns() for what, one in document["temporary"].items()
+    }
+    if ends:
+        after = effective_policy(temporary.settled(document, everything=True))
+        set_ends(compiled.policy, after, ends)
+    stored = _stored(document, _raw_document(descriptors))
 
     def change(root: int) -> int:
         idle = {
@@ -158,8 +160,7 @@ def write(
             )
         _fill(descriptors["policy"], idle["policy"], bytes(compiled.policy))
         _fill_destinations(descriptors, compiled, idle["policy"])
-        stored = abi.Document(len(text), text)
-        _fill(descriptors["document"], idle["document"], bytes(stored))
+        _fill(descriptors["document"], idle["document"], stored)
         mode = Mode.of(policy.mode)
         flip = 1 << abi.ROOT_POLICY_SHIFT | 1 << abi.ROOT_DOCUMENT_SHIFT
         if prefixes:
@@ -186,44 +187,15 @@ def writing(bpffs: Path) -> Iterator[dict[str, int]]:
             yield descriptors
 
 
-def set_mode(descriptors: Mapping[str, int], mode: Mode) -> str:
-    """Changes the mode, live. Returns the old one's word."""
-    document = read_document(descriptors)
-    before = effective_policy(document).mode
-    document["mode"] = mode.word
-    write(descriptors, effective_policy(document), document, prefixes=False)
-    return before
+def write_document(descriptors: Mapping[str, int], document: Document) -> None:
+    """Writes what only people and the control plane read: the policy stays as it is."""
+    stored = _stored(document, {})
 
+    def change(root: int) -> int:
+        _fill(descriptors["document"], 1 - abi.field(root, abi.ROOT_DOCUMENT_SHIFT, 1), stored)
+        return root ^ 1 << abi.ROOT_DOCUMENT_SHIFT
 
-def set_limit(
-    descriptors: Mapping[str, int], name: str, *, rate: str | None, burst: int | None
-) -> tuple[str, str]:
-    """Changes a class's limit, live. Returns the old and the new limit in words.
-
-    Raises UsageError for an unknown class or value, PolicyError for a limit that cannot be kept.
-    """
-    document = read_document(descriptors)
-    before = _class(document, name)
-    override = document["overrides"].setdefault(name, {})
-    try:
-        if rate is not None:
-            override["rate"] = str(SOURCE_RATE.read(rate))
-    except ValueError as error:
-        raise UsageError(f"--rate: {error} (got {rate!r})") from None
-    try:
-        if burst is not None:
-            override["burst"] = BURST.read(burst)
-    except ValueError as error:
-        raise UsageError(f"--burst: {error} (got {burst!r})") from None
-    return _words(before), _apply_override(descriptors, document, name)
-
-
-def unset_limit(descriptors: Mapping[str, int], name: str) -> tuple[str, str]:
-    """Takes a class's live limit back. Returns the old and the new limit in words."""
-    document = read_document(descriptors)
-    before = _class(document, name)
-    document["overrides"].pop(name, None)
-    return _words(before), _apply_override(descriptors, document, name)
+    _commit(descriptors, change)
 
 
 def set_root_bit(descriptors: Mapping[str, int], shift: int, on: bool) -> None:
@@ -233,16 +205,21 @@ def set_root_bit(descriptors: Mapping[str, int], shift: int, on: bool) -> None:
 
 
 def read_document(descriptors: Mapping[str, int]) -> Document:
-    """The running policy's document."""
-    root = read_root(descriptors)
-    copy = abi.field(root, abi.ROOT_DOCUMENT_SHIFT, 1)
+    """The running policy's document; what is over in it has given way to what then holds."""
+    document = _raw_document(descriptors)
+    if not document:
+        raise NtpguardError("the running policy's text is gone: try ntpguard up again")
+    return temporary.settled(document)
+
+
+def _raw_document(descriptors: Mapping[str, int]) -> Document:
+    """As it was written; empty before the first policy."""
+    copy = abi.field(read_root(descriptors), abi.ROOT_DOCUMENT_SHIFT, 1)
     raw = libbpf.map_lookup(
         descriptors["document"], copy.to_bytes(4, "little"), abi.size(abi.Document)
     )
-    if raw is None:
-        raise NtpguardError("the running policy's text is gone: try ntpguard up again")
-    length = int.from_bytes(raw[:8], "little")
-    document: Document = json.loads(raw[8 : 8 + length])
+    assert raw is not None, "an array has every key"
+    document: Document = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")] or b"{}")
     return document
 
 
@@ -251,6 +228,24 @@ def read_policy_map(descriptors: Mapping[str, int], copy: int) -> abi.Policy:
     raw = libbpf.map_lookup(descriptors["policy"], copy.to_bytes(4, "little"), abi.size(abi.Policy))
     assert raw is not None, "an array has every key"
     return abi.Policy.from_buffer_copy(raw)
+
+
+def _stored(document: Document, before: Document) -> bytes:
+    """The document as struct document. Notes on live entries, which outlive a policy, are those of
+    `before` unless it has its own; of too many, the oldest are left out.
+    """
+    notes: Document = dict(document.get("notes") or before.get("notes") or {})
+    while True:
+        text = json.dumps({**document, "notes": notes}, ensure_ascii=False).encode()
+        if len(text) <= abi.DOCUMENT_BYTES:
+            return bytes(abi.Document(len(text), text))
+        if not notes:
+            raise NtpguardError(
+                f"the policy's text: {len(text)} bytes, at most {abi.DOCUMENT_BYTES} fit: "
+                "use shorter prefixes that cover several, in upstreams and destinations"
+            )
+        for prefix in list(notes)[: 1 + len(notes) // 16]:
+            del notes[prefix]
 
 
 def read_root(descriptors: Mapping[str, int]) -> int:
@@ -293,28 +288,6 @@ def mapped(address: Address) -> bytes:
     """An address as struct address has it: IPv4 in ::ffff:0:0/96."""
     packed = address.packed
     return bytes(10) + b"\xff\xff" + packed if len(packed) == 4 else packed
-
-
-def _class(document: Document, name: str) -> ClassPolicy:
-    policy = effective_policy(document)
-    found = policy.class_named(name)
-    if found is None:
-        known = ", ".join(one.name for one in policy.classes)
-        raise UsageError(f"{name}: no such class: there are {known}")
-    return found
-
-
-def _words(one: ClassPolicy) -> str:
-    return f"{one.rate} burst {one.burst}"
-
-
-def _apply_override(descriptors: Mapping[str, int], document: Document, name: str) -> str:
-    policy = effective_policy(document)
-    one = policy.class_named(name)
-    assert one is not None
-    check_limit(one)
-    write(descriptors, policy, document, prefixes=False)
-    return _words(one)
 
 
 def _commit(descriptors: Mapping[str, int], change: Callable[[int], int]) -> None:

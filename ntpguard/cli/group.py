@@ -2,15 +2,14 @@
 
 import difflib
 import signal
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from ntpguard import __version__
-from ntpguard.cli import life, limits, policies, sources, watch
-from ntpguard.cli.output import Context, wants_color
+from ntpguard.cli import completion, doctor, entries, life, limits, policies, sources, watch
+from ntpguard.cli.output import Context, wants_color, watching_stdout
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
 
@@ -33,17 +32,36 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """As click's; ntpguard's errors become one line each."""
         try:
-            return super().invoke(ctx)
+            with watching_stdout():
+                return super().invoke(ctx)
         except NtpguardError as error:
-            for line in str(error).splitlines():
-                click.echo(f"ntpguard: {line}", err=True)
-            ctx.exit(error.exit_code)
+            _report(error)
         except KeyboardInterrupt:
             click.echo("ntpguard: interrupted", err=True)
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            sys.stderr.close()
-            ctx.exit(1)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click's; prints --help and --version."""
+        try:
+            with watching_stdout():
+                return super().make_context(*args, **kwargs)
+        except NtpguardError as error:
+            _report(error)
+
+
+def _report(error: NtpguardError) -> NoReturn:
+    for line in str(error).splitlines():
+        click.echo(f"ntpguard: {line}", err=True)
+    raise SystemExit(error.exit_code)
+
+
+def _summarise(group: click.Group) -> None:
+    """Gives each command its help's first sentence as summary: click would cut it to one line."""
+    for command in group.commands.values():
+        text = " ".join((command.help or "").partition("\n\n")[0].split())
+        command.short_help = command.short_help or text.partition(". ")[0].removesuffix(".")
+        if isinstance(command, click.Group):
+            _summarise(command)
 
 
 @click.group(
@@ -102,8 +120,16 @@ for command in (
     sources.top,
     sources.show,
     limits.limit,
+    entries.block,
+    entries.exempt,
+    entries.clear,
+    entries.entries,
     policies.policy,
     watch.export,
     watch.trace,
+    doctor.doctor,
+    completion.completion,
 ):
     main.add_command(command)
+_summarise(main)
+completion.complete_names(main)

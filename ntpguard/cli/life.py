@@ -7,15 +7,18 @@ from typing import Any
 
 import click
 
-from ntpguard import health, lifecycle, reading, running
+from ntpguard import health, lifecycle, live, reading
+from ntpguard.cli.arguments import Duration
 from ntpguard.cli.output import Context
+from ntpguard.moments import span
 from ntpguard.policy.check import DEFAULT, read_policy
+from ntpguard.temporary import MODE, limit_of
 from ntpguard.words import Family, Mode, Verdict
 
 DEFAULT_FILE = Path("/etc/ntpguard/ntpguard.toml")
 
 
-@click.command(epilog="Example: ntpguard up eth0 --policy /etc/ntpguard/ntpguard.toml")
+@click.command(epilog="Example: ntpguard up eth0 --policy ntpguard.toml --revert-after 10m")
 @click.argument("interfaces", nargs=-1, metavar="[IFACE]...")
 @click.option(
     "--policy",
@@ -28,8 +31,22 @@ DEFAULT_FILE = Path("/etc/ntpguard/ntpguard.toml")
     type=click.Choice(["native", "skb", "auto"]),
     help="Where the program runs.  [default: the policy's, auto]",
 )
+@click.option(
+    "--revert-after",
+    "revert_after",
+    type=Duration(),
+    metavar="TIME",
+    help="Go from enforce to observe after so long, like 10m, unless ntpguard mode enforce "
+    "confirms it: the packet path does so itself.",
+)
 @click.pass_obj
-def up(context: Context, interfaces: tuple[str, ...], file: Path | None, xdp: str | None) -> None:
+def up(
+    context: Context,
+    interfaces: tuple[str, ...],
+    file: Path | None,
+    xdp: str | None,
+    revert_after: float | None,
+) -> None:
     """Load, attach and pin; enforcement stays.
 
     On an interface that is guarded already, the program and the policy are swapped: no packet
@@ -47,6 +64,7 @@ def up(context: Context, interfaces: tuple[str, ...], file: Path | None, xdp: st
         bpffs=context.bpffs,
         policy_file=str(file.resolve()) if file else None,
         warn=context.warn,
+        revert_after=revert_after,
     )
     data = [dataclasses.asdict(one) for one in attached]
     verb = {True: "guarded on", False: "guarded"}
@@ -57,6 +75,13 @@ def up(context: Context, interfaces: tuple[str, ...], file: Path | None, xdp: st
     if policy.mode != "enforce":
         context.message(
             f"mode is {policy.mode}: every packet passes; when the counters look right: "
+            "ntpguard mode enforce"
+        )
+        if revert_after is not None:
+            context.warn("--revert-after: the mode is not enforce: there is nothing to revert")
+    elif revert_after is not None:
+        context.message(
+            f"mode is enforce for {span(revert_after)}, then observe; to keep it: "
             "ntpguard mode enforce"
         )
 
@@ -85,20 +110,28 @@ def status(click_context: click.Context, brief: bool) -> None:
         counts = guard.counts()
         data = _status(guard, counts)
         policy = guard.policy()
+        ending = guard.ending(MODE)
+        limit_ending = guard.ending(limit_of(policy.classes[0].name))
         problems = health.problems(guard, context.bpffs, first)
-    data = {"healthy": not problems, "problems": problems, **data}
+    until = {
+        "mode_until": ending.until.rfc3339() if ending else None,
+        "mode_after": ending.after.mode if ending else None,
+    }
+    data = {"healthy": not problems, "problems": problems, **data, **until}
     paint = context.paint
     mode = paint(data["mode"])
+    then = f" {ending.until.words()}, then {paint(ending.after.mode)}" if ending else ""
     where = ", ".join(f"{one['name']} ({one['xdp']})" for one in data["interfaces"]) or "nowhere"
     verdicts = ", ".join(f"{paint(word)} {count}" for word, count in data["packets"].items())
     default, applied, sources = policy.classes[0], data["policy"], data["sources"]
     differs = ", running differs from the file" if applied["differs_from_file"] else ""
     lines = [
         f"attached   {where}",
-        f"mode       {mode}",
+        f"mode       {mode}{then}",
         f"policy     {applied['file'] or 'built-in'}, revision {applied['revision']}{differs}",
-        f"limit      {default.rate} burst {default.burst}, "
-        f"{len(policy.classes) - 1} classes besides",
+        f"limit      {default.rate} burst {default.burst}"
+        + (f" {limit_ending.until.words()}" if limit_ending else "")
+        + f", {len(policy.classes) - 1} classes besides",
         f"packets    {verdicts}",
         f"sources    {sum(sources['held'].values())} of {sources['capacity']}",
     ]
@@ -114,7 +147,7 @@ def status(click_context: click.Context, brief: bool) -> None:
         ]
     lines += [f"{paint('problem')}    {problem}" for problem in problems]
     state = paint("degraded" if problems else "ok")
-    context.emit(data, [f"{state}: {mode} on {where}; {verdicts}"] if brief else lines)
+    context.emit(data, [f"{state}: {mode}{then} on {where}; {verdicts}"] if brief else lines)
     click_context.exit(1 if problems else 0)
 
 
@@ -155,14 +188,23 @@ def _reasons(title: str, cells: list[reading.Cell]) -> list[str]:
     return lines
 
 
-@click.command(epilog="Example: ntpguard mode observe")
+@click.command(epilog="Example: ntpguard mode observe --for 10m")
 @click.argument("word", metavar="enforce|observe|off", type=click.Choice([m.word for m in Mode]))
+@click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Like 90s, 10m, 24h or 7d.")
 @click.pass_obj
-def mode(context: Context, word: str) -> None:
-    """Change the mode, live: the policy file stays as it is."""
-    with running.writing(context.bpffs) as descriptors:
-        before = running.set_mode(descriptors, Mode(Mode.of(word)))
+def mode(context: Context, word: str, seconds: float | None) -> None:
+    """Change the mode, live: the policy file stays as it is.
+
+    With --for, the packet path itself goes back when the time is over. The next change of mode
+    takes the place of a temporary one.
+    """
+    change = live.set_mode(context.bpffs, Mode(Mode.of(word)), seconds)
     context.emit(
-        {"before": before, "mode": word},
-        [f"mode: {context.paint(before)} -> {context.paint(word)}"],
+        {
+            "before": change.before,
+            "mode": word,
+            "mode_until": change.until.rfc3339() if change.until else None,
+            "mode_after": change.then,
+        },
+        [f"mode: {change.words(context.paint)}"],
     )

@@ -2,9 +2,11 @@
 
 import click
 
-from ntpguard import reading, running
+from ntpguard import live, reading
+from ntpguard.cli.arguments import Duration
 from ntpguard.cli.output import Context, columns
 from ntpguard.errors import UsageError
+from ntpguard.temporary import limit_of
 
 
 @click.group()
@@ -12,13 +14,14 @@ def limit() -> None:
     """See and change the limits, live. The policy file stays as it is."""
 
 
-@limit.command("list")
+@limit.command("list", epilog="Example: ntpguard limit list")
 @click.pass_obj
 def list_(context: Context) -> None:
-    """The limit of every class; live: changed since the policy was applied."""
+    """The limit of every class that holds now; live: changed since the policy was applied."""
     with reading.open_running(context.bpffs) as guard:
         policy = guard.policy()
         overrides = guard.document()["overrides"]
+        endings = {one.name: guard.ending(limit_of(one.name)) for one in policy.classes}
     data = [
         {
             "class": one.name,
@@ -29,8 +32,9 @@ def list_(context: Context) -> None:
             "leak": float(one.leak),
             "prefixes": one.prefix_count,
             "live": one.name in overrides,
+            "until": ending.until.rfc3339() if ending else None,
         }
-        for one in policy.classes
+        for one, ending in zip(policy.classes, endings.values(), strict=True)
     ]
     rows = [
         (
@@ -39,38 +43,60 @@ def list_(context: Context) -> None:
             one["rate"],
             one["burst"],
             one["prefixes"],
-            "live" if one["live"] else "",
+            _live(own.name, endings) if one["live"] else "",
         )
-        for one in data
+        for one, own in zip(data, policy.classes, strict=True)
     ]
     context.emit(data, columns(("CLASS", "ACTION", "RATE", "BURST", "PREFIXES", ""), rows))
 
 
-@limit.command("set", epilog="Example: ntpguard limit set --rate 30/minute --burst 16")
+def _live(name: str, endings: dict[str, reading.Ending | None]) -> str:
+    ending = endings[name]
+    after = ending.after.class_named(name) if ending else None
+    if ending is None or after is None:
+        return "live"
+    return f"live {ending.until.words()}, then {after.rate} burst {after.burst}"
+
+
+@limit.command(
+    "set", epilog="Example: ntpguard limit set default --rate 30/minute --burst 16 --for 1h"
+)
 @click.argument("name", metavar="[CLASS]", default="default")
 @click.option("--rate", metavar="N/UNIT", help="Like 60/minute.")
 @click.option("--burst", type=int, metavar="N", help="Requests at once after a pause.")
+@click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Like 90s, 10m, 24h or 7d.")
 @click.pass_obj
-def set_(context: Context, name: str, rate: str | None, burst: int | None) -> None:
-    """Change the limit of a class (of default, if none is named)."""
+def set_(
+    context: Context, name: str, rate: str | None, burst: int | None, seconds: float | None
+) -> None:
+    """Change the limit of a class (of default, if none is named).
+
+    With --for, the packet path itself goes back when the time is over. A change takes the place of
+    a temporary one: what it does not name is as it was before that.
+    """
     if rate is None and burst is None:
         raise UsageError("nothing to set: give --rate, --burst or both")
-    with running.writing(context.bpffs) as descriptors:
-        before, after = running.set_limit(descriptors, name, rate=rate, burst=burst)
-    _changed(context, name, before, after)
+    _changed(
+        context, name, live.set_limit(context.bpffs, name, rate=rate, burst=burst, seconds=seconds)
+    )
 
 
-@limit.command("unset", epilog="Example: ntpguard limit unset campus")
+@limit.command("unset", epilog="Example: ntpguard limit unset default")
 @click.argument("name", metavar="[CLASS]", default="default")
 @click.pass_obj
 def unset(context: Context, name: str) -> None:
-    """Back to what the applied policy says."""
-    with running.writing(context.bpffs) as descriptors:
-        before, after = running.unset_limit(descriptors, name)
-    _changed(context, name, before, after)
+    """Back to what the applied policy says; ends a temporary limit too."""
+    _changed(context, name, live.unset_limit(context.bpffs, name))
 
 
-def _changed(context: Context, name: str, before: str, after: str) -> None:
+def _changed(context: Context, name: str, change: live.Change) -> None:
     context.emit(
-        {"class": name, "before": before, "after": after}, [f"{name}: {before} -> {after}"]
+        {
+            "class": name,
+            "before": change.before,
+            "after": change.after,
+            "until": change.until.rfc3339() if change.until else None,
+            "then": change.then,
+        },
+        [f"{name}: {change.words()}"],
     )

@@ -1,9 +1,11 @@
 """What commands print: data on stdout as a table or JSON, messages on stderr."""
 
+import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +13,14 @@ from typing import Any
 
 import click
 
+from ntpguard.errors import NtpguardError
+
 SCHEMA = 1
+STDOUT_ERRORS = (errno.ENOSPC, errno.EPIPE, errno.EIO)
 COLORS = {
     **dict.fromkeys(("ok", "pass", "enforce"), "green"),
-    **dict.fromkeys(("kod", "observe"), "yellow"),
-    **dict.fromkeys(("problem", "degraded", "drop", "off"), "red"),
+    **dict.fromkeys(("kod", "observe", "warn", "unknown"), "yellow"),
+    **dict.fromkeys(("problem", "degraded", "drop", "off", "fail"), "red"),
 }
 
 
@@ -24,6 +29,24 @@ def wants_color(choice: str) -> bool:
     if choice != "auto":
         return choice == "always"
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+@contextmanager
+def watching_stdout() -> Iterator[None]:
+    """Makes an error of stdout (it is full, or nobody reads it) an NtpguardError of one line."""
+    if sys.stdout is None:
+        raise NtpguardError("stdout: closed: if nothing is to be shown, try >/dev/null")
+    try:
+        yield
+    except OSError as error:
+        # a path's errors have its name; the kernel's come as NtpguardError
+        if error.errno not in STDOUT_ERRORS or error.filename is not None:
+            raise
+        # Python would try to write the rest, and complain, at its end
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise NtpguardError(f"stdout: {error.strerror}: not all was shown") from None
 
 
 @dataclass(frozen=True)

@@ -53,16 +53,40 @@ def top(context: Context, count: int, sort: str) -> None:
     context.emit(data, columns(header, rows))
 
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_source(text: str) -> tuple[Address, int | None]:
+    """An address, and the prefix length written behind it. Raises UsageError."""
+    head, slash, _ = text.partition("/")
+    try:
+        address = ipaddress.ip_address(head)
+    except ValueError:
+        raise UsageError(f"{text}: no IP address: write it like 203.0.113.7") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+        plain = head.partition("%")[0]
+        raise UsageError(f"{text}: sources are known without an interface: write {plain}")
+    if not slash:
+        return address, None
+    try:
+        return address, ipaddress.ip_network(text, strict=False).prefixlen
+    except ValueError:
+        raise UsageError(f"{text}: no such prefix: write the address alone: {head}") from None
+
+
 @click.command(epilog="Example: ntpguard show 203.0.113.7")
 @click.argument("source")
 @click.pass_obj
 def show(context: Context, source: str) -> None:
     """All that is known of one source: its class and why, its counts, what happens next."""
-    try:
-        address = ipaddress.ip_address(source.partition("/")[0])
-    except ValueError:
-        raise UsageError(f"{source}: no IP address: write it like 203.0.113.7") from None
+    address, length = parse_source(source)
     with reading.open_running(context.bpffs) as guard:
+        own_length = guard.table.ipv4_prefix if address.version == 4 else guard.table.ipv6_prefix
+        if length not in (None, own_length):
+            raise UsageError(
+                f"{source}: not one source: an IPv{address.version} source is a /{own_length}: "
+                f"write one address, like {address}"
+            )
         policy = guard.policy()
         one = guard.find(address)
         index, prefix = guard.match(address)

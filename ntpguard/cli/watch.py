@@ -4,7 +4,9 @@ import dataclasses
 
 import click
 
+from ntpguard import reading
 from ntpguard.cli.output import Context
+from ntpguard.errors import NotRunning, NtpguardError
 
 
 @click.command(epilog="Example: ntpguard export --listen 127.0.0.1:9721")
@@ -28,6 +30,15 @@ def trace(context: Context, seconds: float | None) -> None:
     """
     from ntpguard import trace as tracing
 
+    try:
+        with reading.open_running(context.bpffs):
+            pass
+    except NotRunning:
+        context.warn(
+            "not running: what the stack drops has passed no guard: try ntpguard up INTERFACE"
+        )
+    except NtpguardError:
+        pass  # of the guard's pins: tracing needs none of them
     if tracing.addresses_hidden():
         context.warn(tracing.HIDDEN)
     if context.output == "table":

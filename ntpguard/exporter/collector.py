@@ -1,5 +1,6 @@
 """What Prometheus sees of the running guard (names: design.md, "Prometheus")."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from prometheus_client.registry import Collector
 from ntpguard import __version__
 from ntpguard.errors import NotRunning
 from ntpguard.reading import Cell, Running, open_running
-from ntpguard.words import Family, Mode, Reason, Verdict
+from ntpguard.words import Action, Family, Mode, Reason, Verdict
 
 DROP_REASONS = (
     Reason.LIMIT,
@@ -70,8 +71,9 @@ def _attachment(guard: Running) -> list[Metric]:
     for one in guard.interfaces():
         attached.add_metric([one.name, one.xdp], 1)
     mode = GaugeMetricFamily("ntpguard_mode", "The mode that packets see is 1.", labels=["mode"])
+    now = guard.mode()
     for each in Mode:
-        mode.add_metric([each.word], guard.mode() == each)
+        mode.add_metric([each.word], now == each)
     return [attached, mode]
 
 
@@ -152,4 +154,10 @@ def _policy(guard: Running) -> list[Metric]:
     for one in guard.policy().classes:
         rate.add_metric([one.name], float(one.rate.per_second))
         burst.add_metric([one.name], one.burst)
-    return [info, rate, burst]
+    entries = GaugeMetricFamily(
+        "ntpguard_entries", "Live entries that have not expired.", labels=["action"]
+    )
+    actions = Counter(entry.action for entry, _ in guard.live_entries())
+    for action in (Action.EXEMPT, Action.BLOCK):
+        entries.add_metric([action.word], actions[action])
+    return [info, rate, burst, entries]

@@ -32,6 +32,11 @@ class Interface:
     xdp: str
     program_id: int | None
 
+    @property
+    def guardable(self) -> bool:
+        """Whether a guard can be attached: an Ethernet interface, and not the loopback one."""
+        return self.ethernet and len(self.mac) == 6 and self.name != "lo"
+
 
 def _netlink() -> Any:
     # imported when needed: it takes longer than most commands
@@ -66,7 +71,7 @@ def interface(name: str) -> Interface:
     found = interfaces()
     for one in found:
         if one.name == name:
-            if not one.ethernet or len(one.mac) != 6 or name == "lo":
+            if not one.guardable:
                 raise UsageError(f"{name}: not an Ethernet interface: ntpguard guards those")
             return one
     known = ", ".join(one.name for one in found if one.name != "lo") or "none"
@@ -85,17 +90,17 @@ def local_addresses() -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
 
 def driver(name: str) -> str | None:
     """Name of the driver behind an interface; None if it does not tell."""
-    info = _ethtool(name, struct.pack("I192x", ETHTOOL_GDRVINFO))
+    info = ethtool(name, struct.pack("I192x", ETHTOOL_GDRVINFO))
     return info[4:36].rstrip(b"\0").decode() if info else None
 
 
 def vlan_stripping(name: str) -> bool | None:
     """Whether the NIC takes VLAN tags off before XDP sees the frame; None if it does not tell."""
-    flags = _ethtool(name, struct.pack("II", ETHTOOL_GFLAGS, 0))
+    flags = ethtool(name, struct.pack("II", ETHTOOL_GFLAGS, 0))
     return bool(struct.unpack("II", flags)[1] & ETH_FLAG_RXVLAN) if flags else None
 
 
-def _ethtool(name: str, command: bytes) -> bytes | None:
+def ethtool(name: str, command: bytes) -> bytes | None:
     """What the driver makes of an ethtool command; None if it does not know it."""
     memory = array.array("B", command)
     request = struct.pack("16sP", name.encode(), memory.buffer_info()[0])

@@ -179,6 +179,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_prog_get_fd_by_id": (c_int, [c_uint32]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
     "bpf_prog_test_run_opts": (c_int, [c_int, POINTER(_TestRunOpts)]),
+    "libbpf_major_version": (c_uint32, []),
+    "libbpf_minor_version": (c_uint32, []),
     "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [c_void_p]),
 }
@@ -230,7 +232,7 @@ def _load_library() -> Any:
 
         if hasattr(lib, "bpf_object__open_file"):
             return lib
-    except ImportError:
+    except (ImportError, OSError):  # no bcc, or one that misses this very library
         pass
     raise NtpguardError("libbpf.so.1: not found: try apt-get install libbpf1")
 
@@ -558,6 +560,12 @@ def prog_map_ids(fd: int) -> list[int]:
 def prog_by_id(identifier: int) -> int:
     """A new descriptor of the program with this id; the caller closes it."""
     return _check(_library().bpf_prog_get_fd_by_id(identifier), f"program {identifier}: open")
+
+
+def version() -> str:
+    """Major and minor of the library, like 1.1. Raises NtpguardError if there is none."""
+    library = _library()
+    return f"{library.libbpf_major_version()}.{library.libbpf_minor_version()}"
 
 
 def possible_cpus() -> int:

@@ -1,5 +1,6 @@
 """A policy as the packet path wants it: abi values, no file descriptor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -7,7 +8,8 @@ from ntpguard import abi
 from ntpguard.policy.kinds import Address, Network, Rate
 from ntpguard.policy.model import ClassPolicy, Policy, SignaturePolicy
 from ntpguard.policy.prefixes import compile_prefixes
-from ntpguard.words import Action
+from ntpguard.temporary import MODE, limit_of
+from ntpguard.words import Action, Mode
 
 NANOSECONDS = 1_000_000_000
 LARGEST_BATCH = 64
@@ -161,6 +163,15 @@ def compile_policy(policy: Policy) -> Compiled:
         ports=policy.ports,
         destinations=policy.destinations,
     )
+
+
+def set_ends(compiled: abi.Policy, after: Policy, ends_ns: Mapping[str, int]) -> None:
+    """Lets the packet path itself end what is temporary (CLOCK_MONOTONIC): then `after` holds."""
+    compiled.mode_until_ns = ends_ns.get(MODE, 0)
+    compiled.mode_after = Mode.of(after.mode)
+    for index, one in enumerate(after.classes):
+        compiled.classes[index].until_ns = ends_ns.get(limit_of(one.name), 0)
+        compiled.classes_after[index] = class_rule(one)
 
 
 def per_second(rate: Rate | None) -> Fraction | None:

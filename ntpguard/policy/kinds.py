@@ -112,13 +112,15 @@ class RateKind:
         return quote("off" if value is None else value)
 
     def _meant(self, value: Any) -> str:
-        """Of "60 / min", "60/m", "60 per minute": that 60/minute was meant."""
+        """Of "60 / min", "60/m", "60 per minute": that 60/minute was meant, if that is accepted."""
         if self.off and value in (0, False, "", "none", "no", "unlimited"):
             return ': did you mean "off"?'
         match = re.fullmatch(r"(\d+)\s*(?:/|per\b|a\b|p)?\s*([a-z]+)", str(value).lower(), re.ASCII)
         for unit in SECONDS if match else ():
-            if match and unit.startswith(match[2].removesuffix("s") or "s") and int(match[1]):
-                return f': did you mean "{int(match[1])}/{unit}"?'
+            if match and unit.startswith(match[2].removesuffix("s") or "s"):
+                meant = Rate(int(match[1]), unit)
+                possible = 0 < meant.per_second <= self.most
+                return f': did you mean "{meant}"?' if possible else ""
         return ""
 
 

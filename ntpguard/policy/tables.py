@@ -9,22 +9,33 @@ from ntpguard.abi import CLASSES, SIGNATURES
 from ntpguard.errors import PolicyError
 from ntpguard.policy.compile import LONGEST_TOLERANCE, emission_interval
 from ntpguard.policy.complaints import Checker, Place, got
-from ntpguard.policy.kinds import Network, PrefixKind
+from ntpguard.policy.kinds import Network, PrefixKind, Rate
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, SignaturePolicy
 from ntpguard.policy.prefixes import order_of
-from ntpguard.policy.settings import CLASS_SETTINGS, REQUIRED, SIGNATURE_SETTINGS, Setting
+from ntpguard.policy.settings import (
+    BURST,
+    CLASS_SETTINGS,
+    REQUIRED,
+    SIGNATURE_SETTINGS,
+    Setting,
+)
 
 CLOCK_TICK = Fraction(1, 100)  # seconds; the coarse clock's, at HZ=100
 PROOF_BYTES = 8  # a header shape that fixes fewer is that of many clients
 
 
+def burst_bounds(rate: Rate) -> tuple[int, int]:
+    """The smallest and the largest burst that can be kept with a rate, on the clock there is."""
+    per_second = rate.per_second
+    # below one request a second, the clock's step is lost in the time between two requests
+    least = math.ceil(per_second * CLOCK_TICK) + 1 if per_second >= 1 else 1
+    return least, min(BURST.most, LONGEST_TOLERANCE // emission_interval(per_second) + 1)
+
+
 def check_limit(one: ClassPolicy) -> None:
     """Raises PolicyError if the class's limit cannot be kept on the clock, or not be counted."""
-    rate = one.rate.per_second
-    # below one request a second, the clock's step is lost in the time between two requests
-    least = math.ceil(rate * CLOCK_TICK) + 1 if rate >= 1 else 1
-    most = LONGEST_TOLERANCE // emission_interval(rate) + 1
+    least, most = burst_bounds(one.rate)
     why = f"the clock has steps of up to {float(CLOCK_TICK) * 1000:.0f} ms"
     if one.burst > most:
         why = "more would take years to earn"

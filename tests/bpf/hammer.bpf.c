@@ -13,7 +13,9 @@
 #define SEPARATE __attribute__((noinline))
 
 const volatile struct constants constants SEC(".rodata.constants");
+struct inputs inputs;
 
+#include "../../bpf/inputs.h"
 #include "../../bpf/gcra.h"
 #include "../../bpf/sources.h"
 
@@ -41,7 +43,7 @@ int hammer(struct xdp_md *ctx)
 	__u32 chance = bpf_get_prandom_u32();
 	__u64 now = gcra_clock(bpf_ktime_get_ns());
 	__u64 key = NTPGUARD_KEY_IPV4_TAG | chance % KEYS;
-	__u64 hash = source_hash(key);
+	__u64 hash = keyed_hash(key);
 	struct slot slot = {};
 	struct operations *count = bpf_map_lookup_elem(&operations, &zero);
 

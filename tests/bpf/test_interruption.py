@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from ntpguard import lifecycle
+from ntpguard.abi import Xdp
 from ntpguard.errors import NotRunning
 from ntpguard.kernel import bpffs
 from tests.bpf.interrupted import CALLS, Runner, runner
+from tests.bpf.live import data, packets, told
+from tests.bpf.packets import IPV4
 from tests.bpf.test_health import status
 from tests.bpf.test_lifecycle import (
     NAMES,
@@ -80,6 +83,75 @@ def test_what_is_interrupted_at_any_call_is_put_right_by_the_next_up_or_down(
         forget(where)
     print(command, number.name, tried)
     assert tried["bpf"] > 3 and tried["flock"] == 1
+
+
+CHANGES = {
+    "block": ("block", "203.0.113.0/24", "--reason", "why"),
+    "mode": ("mode", "observe", "--for", "1h"),
+    "limit": ("limit", "set", "--rate", "7/minute", "--for", "1h"),
+}
+UNDONE = {
+    "block": ("clear", "203.0.113.0/24"),
+    "mode": ("mode", "enforce"),
+    "limit": ("limit", "unset"),
+}
+
+
+def live_state() -> tuple[object, ...]:
+    """What live changes have made of the running guard, which is healthy, as commands tell it."""
+    (first, *_) = data("limit", "list")
+    now = data("status")
+    found = tuple((one["prefix"], one["action"], one["reason"]) for one in data("entries"))
+    return found, now["mode"], now["mode_after"], first["rate"], first["until"] is not None
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_live_change_that_is_interrupted_at_any_call_is_made_whole_or_not_at_all(
+    where: Path, interrupting: tuple[signal.Signals, Runner], change: str
+) -> None:
+    number, one = interrupting
+    arguments = CHANGES[change]
+    up(where, NAMES[0])
+    before = live_state()
+    told(*arguments)
+    after = live_state()
+    told(*UNDONE[change])
+    assert (live_state(), after != before) == (before, True)
+    told(*arguments)
+    # an entry is there before what is noted of it: packets come first
+    unnoted = ((("203.0.113.0/24", "block", None),), *before[1:]) if change == "block" else before
+    dropped = {before: False, after: change == "block", unnoted: change == "block"}
+    tried = dict.fromkeys(CALLS, 0)
+    seen = set()
+    for call in CALLS:
+        stride = 3 if change != "block" and STRIDE > 1 else 1
+        when = 1
+        while True:
+            told(*UNDONE[change])
+            ended = one.run(call, when, *arguments)
+            what = f"{change} at {call} {when}: {ended}"
+            if not ended.hit:
+                assert (ended.status, live_state()) == (0, after), what
+                break
+            tried[call] += 1
+            state = live_state()
+            seen.add(state)
+            if number == signal.SIGINT:
+                assert ended.status in (0, 130), what
+                assert ended.stderr in ("", "ntpguard: interrupted\n"), what
+                assert state in (before, after), what
+            else:
+                assert state in (before, unnoted, after), what
+            with packets(where) as send:
+                source = f"203.0.113.{when}"  # within its limit
+                assert (send(IPV4.but(source=source)) == Xdp.DROP) == dropped[state], what
+            told(*arguments)
+            assert live_state() == after, what
+            when += stride
+    print(change, number.name, tried)
+    assert seen >= {before, after}
+    assert tried["bpf"] > 10 and tried["flock"] == 1
 
 
 def forget(where: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import ipaddress
+import itertools
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from ntpguard.kernel import libbpf
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 from tests.bpf.guard import ALWAYS, SECOND, SEED, START, Guard, guard, hammer, rule, units
 from tests.bpf.packets import IPV4, IPV6, Frame, ntp
+
+CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
 
 class ModelGcra:
@@ -88,6 +91,42 @@ def test_a_quarter_of_excess_leaks_by_chance_and_never_more_than_the_shards_budg
     one.inputs.chance = ALWAYS
     # half of the burst is for established sources
     assert [one.verdict(IPV4) for _ in range(4)].count(Verdict.PASS) == 2
+
+
+def test_the_programs_own_chance_leaks_a_quarter_too_and_notes_few_offenders() -> None:
+    requests = 20_000
+    with guard(virtual=False) as one:
+        one.set_rules(rule(per_second=0.001, flags=0))
+        leaked = [one.verdict(IPV4) for _ in range(requests)].count(Verdict.PASS) - 1
+        # six standard deviations
+        assert abs(leaked / requests - 1 / 4) < 6 * (3 / 16 / requests) ** 0.5
+        halves = [one.verdict(IPV4) for _ in range(requests)]
+        pairs = sum(a == b == Verdict.PASS for a, b in itertools.pairwise(halves))
+        assert abs(pairs / requests - 1 / 16) < 6 * (1 / 16 / requests) ** 0.5 * 2
+        fd = one.object.map_fd("offenders")
+        (key,) = libbpf.map_keys(fd, 8)
+        raw = libbpf.map_lookup(fd, key, abi.size(abi.Offender))
+        assert raw
+        sampled = sum(abi.Offender.from_buffer_copy(raw).sampled)
+        assert abs(sampled / (2 * requests) - 1 / 64) < 6 * (1 / 64 / 2 / requests) ** 0.5
+
+
+def test_the_programs_own_clock_is_the_coarse_one() -> None:
+    """Each packet's time is that of CLOCK_MONOTONIC_COARSE, or of the tick before."""
+    tick = time.clock_getres(CLOCK_MONOTONIC_COARSE)
+    home = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(home)})
+        with guard(virtual=False) as one:
+            for _ in range(500):
+                before = time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE)
+                one.run(IPV4)
+                after = time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE)
+                read = one.local()[min(home)].clock_ns
+                assert before - tick * SECOND <= read <= after
+                time.sleep(0.0007)
+    finally:
+        os.sched_setaffinity(0, home)
 
 
 def test_a_source_is_kissed_once_an_interval(one: Guard) -> None:

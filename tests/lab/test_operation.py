@@ -100,6 +100,33 @@ def test_show_says_what_the_next_request_meets(lab: Lab, mode: str) -> None:
     assert "passes: within 1/minute burst 1" in lab.guard("show", "2001:db8::99").stdout
 
 
+def test_a_blocked_client_gets_no_answer_until_it_is_cleared(lab: Lab) -> None:
+    lab.server()
+    up(lab)
+    _, server = lab.link(SERVER)
+    _, client = lab.link(CLIENT)
+    request = bytes(Frame(destination=SERVER4, source_mac=client, destination_mac=server))
+
+    def answered(requests: int, expected: int) -> bool:
+        """Whether so many requests got so many answers, waited for."""
+        before, _ = lab.replies()["polite"]
+        with packet_socket() as wire:
+            for _ in range(requests):
+                wire.send(request)
+        for _ in range(200 if expected else 10):
+            time.sleep(0.05)
+            if expected and lab.replies()["polite"][0] - before == expected:
+                break
+        return lab.replies()["polite"][0] - before == expected
+
+    assert answered(3, 3)
+    lab.guard("block", "203.0.113.0/24", "--for", "1h", "--reason", "a try")
+    assert answered(3, 0)
+    assert "a try" in lab.guard("entries").stdout
+    lab.guard("clear", "203.0.113.0/24")
+    assert answered(3, 3)
+
+
 def test_status_takes_well_under_a_second(lab: Lab) -> None:
     up(lab)
     begin = time.monotonic()

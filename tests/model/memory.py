@@ -43,7 +43,11 @@ def words_of(model: Model) -> dict[str, bytes]:
         "bounds": b"".join((b.tat << TAT).to_bytes(64, "little") for b in bounds(model)),
         "leak": array("Q", [one.tat << TAT for one in model.leak]).tobytes(),
         "local": b"".join(map(share_words, bounds(model)))
-        + array("Q", [model.answers.tat << TAT, model.odd.tat << TAT]).tobytes(),
+        + array(
+            "Q",
+            # the clock's and the chance's memory is not used while a test holds both
+            [model.answers.tat << TAT, model.odd.tat << TAT, 0, 0, 0, model.noted_ns, model.noted],
+        ).tobytes(),
         "table_counters": array(
             "Q",
             [

@@ -15,7 +15,8 @@ from tests.model.limits import HIGH, LOW, WRAP, Gcra, Shared, Slot, Sources, ahe
 from tests.model.policy import Belongs, Entry, Limit, Policy, Prefix, Root, Rule, Tries, is_over
 
 REQUESTS, CONTROL = (0, 1, 3), (6, 7)
-SAMPLE = 64  # one excess packet in so many is looked at closely
+SAMPLE = 64  # one excess packet in so many is looked at closely,
+NOTES = 32  # but no more of them before the clock moves
 ESTABLISHED_STEPS = 3
 QUIET = 15 * 60 * 10**9 >> abi.KOD_UNIT_SHIFT  # kod units after which a KoD is forgotten
 ANSWERED = 8  # kod units in which a source can still have sent before it saw the KoD: 2 s
@@ -76,6 +77,7 @@ class Model:
         self.bytes: Counter[tuple[int, Family, Verdict]] = Counter()
         self.matched, self.blocked = [0] * abi.SIGNATURES, [0] * abi.SIGNATURES
         self.offenders: dict[int, Offender] = {}
+        self.noted_ns = self.noted = 0
 
     def set_root(self, root: Root) -> None:
         """The one commit that makes prepared copies the running ones."""
@@ -308,7 +310,7 @@ class Model:
         else:
             decision = Verdict.DROP, Reason.LIMIT
         decision = self.under_ceiling(decision, HIGH if slot.established else LOW)
-        if slot.excess == 1 or self.chance % SAMPLE == 0:
+        if slot.excess == 1 or self.chance < 2**32 // SAMPLE:
             self.remember_offender(packet, slot.key, decision[0])
         return decision
 
@@ -364,6 +366,11 @@ class Model:
 
     def remember_offender(self, packet: Packet, key: int, verdict: Verdict) -> None:
         """Details for the operator."""
+        if self.noted_ns != self.clock_ns:
+            self.noted_ns, self.noted = self.clock_ns, 0
+        if self.noted == NOTES:
+            return
+        self.noted += 1
         offender = self.offenders.setdefault(key, Offender(self.clock_ns))
         offender.last_seen_ns = self.clock_ns
         offender.sampled[verdict] += 1
@@ -383,4 +390,4 @@ def look_of(packet: Packet, source_hash: int, seed: tuple[int, int]) -> int:
     for bit, one in enumerate(fields, 34):
         make |= any(one) << bit
     make |= (packet.payload_bytes > 48) << 40 | (not packet.plain) << 41
-    return abi.hash_key(make ^ source_hash, seed) >> 60
+    return ((make ^ source_hash) * (seed[1] | 1) & abi.U64) >> 60

@@ -29,7 +29,7 @@ def test_a_command_almost_typed_right_is_suggested() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "top", "limit list", "policy show", "show 203.0.113.7"]
+    "command", ["status", "top", "limit list", "entries", "policy show", "show 203.0.113.7"]
 )
 def test_without_a_guard_commands_say_so_and_end_with_4(command: str, tmp_path: Path) -> None:
     code, output = run("--bpffs", str(tmp_path), *command.split())
@@ -89,7 +89,9 @@ def test_numbers_stand_to_the_right_and_nothing_is_cut() -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["", "up", "limit set", "policy check", "export"])
+@pytest.mark.parametrize(
+    "command", ["", "up", "mode", "limit set", "block", "exempt", "policy check", "export"]
+)
 def test_help_can_be_read(command: str) -> None:
     code, output = run(*command.split(), "--help")
     assert code == 0
@@ -154,3 +156,25 @@ def test_hidden_kernel_addresses_are_noticed(tmp_path: Path) -> None:
     assert addresses_hidden(symbols)
     symbols.write_text("0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n")
     assert not addresses_hidden(symbols)
+
+
+@pytest.mark.parametrize("command", ["", "limit", "policy"])
+def test_no_summary_of_a_command_is_cut(command: str) -> None:
+    code, output = run(*command.split(), "--help")
+    assert code == 0
+    assert "..." not in output.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("203.0.113.5/33", "no such prefix: write the address alone: 203.0.113.5"),
+        ("2001:db8::1/129", "no such prefix: write the address alone: 2001:db8::1"),
+        ("203.0.113.5/", "no such prefix: write the address alone: 203.0.113.5"),
+        ("fe80::1%eth0", "sources are known without an interface: write fe80::1"),
+        ("fe80::%eth0/64", "sources are known without an interface: write fe80::"),
+        ("/24", "no IP address: write it like 203.0.113.7"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_the_reason(source: str, complaint: str) -> None:
+    assert run("show", source) == (2, f"ntpguard: {source}: {complaint}\n")

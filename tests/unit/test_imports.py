@@ -7,22 +7,32 @@ PACKAGE = Path(__file__).parents[2] / "ntpguard"
 ORDER = [
     "errors",
     "words",
+    "journal",
+    "moments",
+    "temporary",
     "abi",
     "policy",
     "kernel",
     "running",
     "tries",
     "entries",
+    "live",
     "lifecycle",
     "reading",
     "health",
     "applying",
+    "doctor",
     "exporter",
     "trace",
     "cli",
 ]
 # kernel moves bytes and knows no policy word, the exporter only reads
-NEVER = {("kernel", "policy"), ("exporter", "running"), ("exporter", "lifecycle")}
+NEVER = {
+    ("kernel", "policy"),
+    ("exporter", "running"),
+    ("exporter", "lifecycle"),
+    ("exporter", "live"),
+}
 
 
 def part_of(module: str) -> str:

@@ -1,0 +1,59 @@
+"""Arguments that several commands take: a time, a prefix."""
+
+import re
+
+import click
+
+from ntpguard.errors import UsageError
+from ntpguard.policy.kinds import Network, PrefixKind
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_DAYS = 3650
+EVER = float("inf")
+
+
+class Duration(click.ParamType):
+    """A time, in seconds; with `ever`, for ever is EVER."""
+
+    name = "time"
+
+    def __init__(self, *, ever: bool = False) -> None:
+        self.ever = ever
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Raises UsageError."""
+        if isinstance(value, float):
+            return value
+        if self.ever and value == "ever":
+            return EVER
+        match = re.fullmatch(r"(\d+)([smhd])", str(value), re.ASCII)
+        seconds = int(match[1]) * SECONDS[match[2]] if match else 0
+        if not 0 < seconds <= LONGEST_DAYS * SECONDS["d"]:
+            option = param.opts[0] if param else "time"
+            ever = ", or ever" if self.ever else ""
+            raise UsageError(
+                f"{option}: must be a time like 90s, 10m, 24h or 7d, at most {LONGEST_DAYS}d{ever} "
+                f"(got {value!r})"
+            )
+        return float(seconds)
+
+
+class Prefix(click.ParamType):
+    """An IPv4 or IPv6 prefix; an address alone is a prefix of its whole length."""
+
+    name = "prefix"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Network:
+        """Raises UsageError."""
+        try:
+            prefix: Network = PrefixKind().read(value)
+        except ValueError as error:
+            raise UsageError(f"{value}: {error}") from None
+        mapped = prefix.version == 6 and prefix.network_address.ipv4_mapped
+        if mapped:
+            raise UsageError(f"{value}: IPv4 is written as such: did you mean {mapped}?")
+        return prefix

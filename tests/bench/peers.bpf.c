@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/* What ntpguard is measured against, in XDP: programs that do nothing, that only swap and send, that
+ * know everything, and the same limit kept in a BPF LRU_HASH.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "../../bpf/ntpguard.h"
+
+const volatile struct constants constants SEC(".rodata.constants");
+
+#define SEPARATE __attribute__((noinline))
+
+#include "../../bpf/packet.h"
+#include "../../bpf/gcra.h"
+
+SEC("xdp")
+int drop(struct xdp_md *ctx)
+{
+	return XDP_DROP;
+}
+
+SEC("xdp")
+int pass(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+/* The least that any answer has to do: addresses and ports the other way round. */
+SEC("xdp")
+int swap(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	struct iphdr *ipv4 = (void *)(ethernet + 1);
+	struct ipv6hdr *ipv6 = (void *)(ethernet + 1);
+	struct udphdr *udp;
+	__u8 mac[ETH_ALEN];
+
+	if ((void *)(ipv6 + 1) + sizeof(*udp) > end)
+		return XDP_PASS;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IP)) {
+		__be32 address = ipv4->saddr;
+		ipv4->saddr = ipv4->daddr;
+		ipv4->daddr = address;
+		udp = (void *)(ipv4 + 1);
+	} else {
+		struct in6_addr address = ipv6->saddr;
+		ipv6->saddr = ipv6->daddr;
+		ipv6->daddr = address;
+		udp = (void *)(ipv6 + 1);
+	}
+	__builtin_memcpy(mac, ethernet->h_source, ETH_ALEN);
+	__builtin_memcpy(ethernet->h_source, ethernet->h_dest, ETH_ALEN);
+	__builtin_memcpy(ethernet->h_dest, mac, ETH_ALEN);
+	__be16 port = udp->source;
+	udp->source = udp->dest;
+	udp->dest = port;
+	return XDP_TX;
+}
+
+/* Perfect knowledge: the bench's honest clients (198.18.0.0/15) and what is not NTP pass. */
+SEC("xdp")
+int oracle(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	struct iphdr *ipv4 = (void *)(ethernet + 1);
+
+	if ((void *)(ipv4 + 1) > end)
+		return XDP_PASS;
+	if (ethernet->h_proto == bpf_htons(ETH_P_IPV6))
+		return XDP_DROP;
+	if (ethernet->h_proto != bpf_htons(ETH_P_IP) || ipv4->protocol != IPPROTO_UDP)
+		return XDP_PASS;
+	return bpf_ntohl(ipv4->saddr) >> 17 == (198 << 8 | 18) >> 1 ? XDP_PASS : XDP_DROP;
+}
+
+/* What a source's state costs to reach: one bucket of a table as large as ntpguard's, read and written. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} buckets SEC(".maps");
+
+SEC("xdp")
+int touch(struct xdp_md *ctx)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct iphdr *ipv4 = (void *)(long)ctx->data + sizeof(struct ethhdr);
+
+	if ((void *)(ipv4 + 1) > end)
+		return XDP_DROP;
+	__u32 index = (ipv4->saddr * 0x9e3779b97f4a7c15ULL >> 32) & constants.bucket_mask;
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &index);
+	if (bucket) {
+		*(volatile __u64 *)&bucket->key[0];
+		*(volatile __u64 *)&bucket->stat[0] += 1;
+	}
+	return XDP_DROP;
+}
+
+/* The same limit, its words in the kernel's own LRU: no leak, no KoD, no classes, no bounds. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, __u64);
+} tats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} lru_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct limit);
+} lru_limit SEC(".maps");
+
+SEC("xdp")
+int lru(struct xdp_md *ctx)
+{
+	struct packet packet = {};
+	__u32 zero = 0, verdict = 0;
+
+	if (parse(ctx, &packet) != PARSED_NTP || !packet.whole)
+		return XDP_PASS;
+	struct limit *limit = bpf_map_lookup_elem(&lru_limit, &zero);
+	__u64 key = packet.key;
+	__u64 now = gcra_clock(bpf_ktime_get_coarse_ns());
+	__u64 *tat = bpf_map_lookup_elem(&tats, &key);
+
+	if (!limit)
+		return XDP_PASS;
+	if (tat) {
+		verdict = gcra(tat, 0, limit, now, true) != GCRA_CONFORMS;
+	} else {
+		__u64 first = now + limit->emission_interval;
+		bpf_map_update_elem(&tats, &key, &first, BPF_ANY);
+	}
+	__u64 *count = bpf_map_lookup_elem(&lru_counters, &verdict);
+	if (count)
+		++*count;
+	return verdict ? XDP_DROP : XDP_PASS;
+}
+
+char _license[] SEC("license") = "GPL";
