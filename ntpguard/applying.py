@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntpguard import abi, lifecycle, running, tries
+from ntpguard import abi, journal, lifecycle, running, tries
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs as pinned
-from ntpguard.kernel import interfaces, maps
+from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.policy.compile import table_shape
 from ntpguard.policy.difference import Change, differences
 from ntpguard.policy.model import DEFAULT_CLASS, Policy
@@ -19,9 +19,13 @@ from ntpguard.policy.paste import paste
 from ntpguard.policy.prefixes import light
 from ntpguard.policy.tables import check_limit
 from ntpguard.reading import Running
+from ntpguard.temporary import MODE, limit_of, until
 
 # of the document: what new_document states anew; the rest are live changes
 OF_FILE = {"schema", "file", "files", "text", "kept", "applied"}
+
+
+LOGGED = 5  # so many changes are told in the system's log
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ def apply(
             document["overrides"] = {
                 name: one for name, one in before["overrides"].items() if name in names
             }
+            document["temporary"] = {
+                what: one
+                for what, one in before["temporary"].items()
+                if what == MODE or what in {limit_of(name) for name in names}
+            }
             kept = live_changes(document)
         new = running.with_live(policy, document)
         for name in document["overrides"]:
@@ -62,19 +71,30 @@ def apply(
             check_limit(one)
         changes = _changes(descriptors, before, new)
         if not dry_run:
-            running.write(descriptors, new, document)
+            # a change is logged whether or not somebody interrupts it
+            with libbpf.uninterrupted():
+                running.write(descriptors, new, document)
+                journal.record(f"policy {file} applied: {_summary(changes)}")
     dropped = [text for key, text in live.items() if key not in kept]
     return Applied(changes, dropped, list(kept.values()))
 
 
+def _summary(changes: Sequence[Change]) -> str:
+    more = f" and {len(changes) - LOGGED} more" if len(changes) > LOGGED else ""
+    return "; ".join(map(str, changes[:LOGGED])) + more or "no setting changes"
+
+
 def live_changes(document: running.Document) -> dict[str, str]:
-    """The live changes in words, by what they change: "mode", or a class's name after "limit "."""
+    """The live changes in words, by what they change, as temporary names it."""
     found = {}
     if document["mode"]:
-        found["mode"] = f"mode {document['mode']}"
+        found[MODE] = f"mode {document['mode']}"
     for name, own in document["overrides"].items():
         limit = " ".join(f"{key} {own[key]}" for key in ("rate", "burst") if key in own)
-        found[f"limit {name}"] = f"limit of {name}: {limit}"
+        found[limit_of(name)] = f"limit of {name}: {limit}"
+    for what in found:
+        end = until(document, what)
+        found[what] += f" until {end.rfc3339()}" if end else ""
     return found
 
 

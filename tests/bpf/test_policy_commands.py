@@ -161,6 +161,30 @@ def test_live_changes_are_dropped_by_name_or_kept(where: Path, file: Path) -> No
     ]
 
 
+def test_what_is_live_for_a_time_is_kept_until_then_and_only_if_its_class_is(
+    where: Path, file: Path
+) -> None:
+    ok("limit", "set", "campus", "--rate", "7/second", "--for", "1h")
+    ok("mode", "observe", "--for", "1h")
+    kept = ntpguard("policy", "apply", "--keep-live").stderr
+    assert re.search(r"mode observe until \S+Z; limit of campus: rate 7/second.* until", kept), kept
+    with running.writing(where) as descriptors:
+        assert set(running.read_document(descriptors)["temporary"]) == {"mode", "limit campus"}
+        copy = abi.field(running.read_root(descriptors), abi.ROOT_POLICY_SHIFT, 1)
+        compiled = running.read_policy_map(descriptors, copy)
+        assert compiled.mode_until_ns and compiled.classes[1].until_ns
+    file.write_text(TEXT.partition("[[class]]")[0])
+    dropped = data("policy", "apply", "--keep-live")["live_dropped"]
+    assert [one.partition(":")[0] for one in dropped] == ["limit of campus"]
+    with running.writing(where) as descriptors:
+        assert set(running.read_document(descriptors)["temporary"]) == {"mode"}
+    ok("policy", "apply")
+    with running.writing(where) as descriptors:
+        copy = abi.field(running.read_root(descriptors), abi.ROOT_POLICY_SHIFT, 1)
+        assert running.read_policy_map(descriptors, copy).mode_until_ns == 0
+    assert data("status")["mode"] == "enforce"
+
+
 def test_a_live_limit_that_cannot_be_kept_is_refused(where: Path, file: Path) -> None:
     ok("limit", "set", "campus", "--rate", "1000/second")
     before = policy_of(where)
