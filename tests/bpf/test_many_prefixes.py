@@ -1,5 +1,6 @@
 """A hundred thousand prefixes: kept in the tries alone, and read back as they were."""
 
+import errno
 import ipaddress
 import random
 from collections.abc import Iterator
@@ -98,6 +99,26 @@ def test_a_live_change_leaves_many_prefixes_alone(where: Path, tmp_path: Path) -
             1 if ipaddress.ip_network("198.51.100.0/24") in policy.classes[1].prefixes else 2,
             "198.51.100.7/32",
         )
+
+
+def test_many_prefixes_are_read_one_by_one_where_the_kernel_has_no_batches(
+    where: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Old:
+        """libbpf on a kernel without these."""
+
+        def __init__(self, library: object) -> None:
+            self._library = library
+
+        def __getattr__(self, name: str) -> object:
+            if name.endswith("_batch"):
+                return lambda *arguments: -errno.EINVAL
+            return getattr(self._library, name)
+
+    old = Old(libbpf._library())
+    monkeypatch.setattr(libbpf, "_library", lambda: old)
+    with written(where, many(tmp_path, 1500)) as (policy, descriptors):
+        assert tries.whole_policy(descriptors) == policy
 
 
 def test_an_up_that_fails_puts_many_prefixes_back(
