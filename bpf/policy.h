@@ -256,10 +256,12 @@ SEPARATE int has_shape(const struct signature *one, const struct packet *packet)
 		return false;
 	const __u64 *value = (const __u64 *)one->value;
 	const __u64 *mask = (const __u64 *)one->mask;
-	__u64 difference = 0;
+	__u64 difference = (packet->words[0] & mask[0]) ^ value[0];
 
+	if (difference) /* most end here */
+		return false;
 #pragma unroll
-	for (int word = 0; word < NTPGUARD_HEADER_BYTES / 8; word++)
+	for (int word = 1; word < NTPGUARD_HEADER_BYTES / 8; word++)
 		difference |= (packet->words[word] & mask[word]) ^ value[word];
 	if (difference ||
 	    (one->flags & SIGNATURE_SOURCE_PORT && one->source_port != packet->source_port))
@@ -287,8 +289,8 @@ SEPARATE int signature_blocks(const struct policy *policy, const struct packet *
 {
 	if (!policy || !packet)
 		return false;
-	for (__u32 i = 0; i < NTPGUARD_SIGNATURES; i++)
-		if (i >= first && i < end && has_shape(&policy->signature[i], packet) &&
+	for (__u32 i = 0; i < NTPGUARD_SIGNATURES && i < end; i++)
+		if (i >= first && has_shape(&policy->signature[i], packet) &&
 		    blocks(&policy->signature[i], i))
 			return true;
 	return false;
