@@ -18,12 +18,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntpguard import abi, running, temporary
+from ntpguard import abi, running, temporary, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.moments import Moment
-from ntpguard.policy.compile import Compiled, compile_policy
+from ntpguard.policy.compile import Compiled, TableShape, compile_policy
 from ntpguard.policy.model import Policy
 from ntpguard.temporary import MODE
 
@@ -96,7 +96,9 @@ def up(
                 for one in everyone
             }
             if before:
-                undo.callback(_write_back, descriptors, running.read_document(descriptors))
+                document = running.read_document(descriptors)
+                policy_before = tries.whole_policy(descriptors, document)
+                undo.callback(running.write, descriptors, policy_before, document)
             running.write_local_addresses(descriptors)
             document = running.new_document(policy, policy_file)
             if revert_after is not None and policy.mode == "enforce":
@@ -191,11 +193,6 @@ def _remove_new(bpffs: Path, before: set[int]) -> None:
     _tidy(bpffs)
     if not before:
         pinned.remove(at)
-
-
-def _write_back(descriptors: dict[str, int], document: running.Document) -> None:
-    policy = running.effective_policy(document)
-    running.write(descriptors, policy, document)
 
 
 def _refuse_foreign(one: interfaces.Interface, ours: Path | None) -> None:
@@ -297,19 +294,19 @@ def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
     elif not maps.are_whole(at):
         return False
     with maps.descriptor(at / "table") as fd:
-        difference = _difference(running.read_table(fd), compiled)
+        difference = table_difference(running.read_table(fd), compiled.table)
     if difference and running_now:
         raise NtpguardError(difference)
     return difference is None
 
 
-def _difference(table: abi.Table, compiled: Compiled) -> str | None:
+def table_difference(table: abi.Table, shape: TableShape) -> str | None:
+    """Why the running source table does not fit the policy, with the remedy; None: it does."""
     if table.abi != abi.ABI:
         return (
             f"the running table has ABI {table.abi}, this ntpguard {abi.ABI}: run ntpguard down "
             "first (sources are forgotten)"
         )
-    shape = compiled.table
     wanted = (shape.buckets, shape.ipv4_prefix, shape.ipv6_prefix)
     if (table.buckets, table.ipv4_prefix, table.ipv6_prefix) != wanted:
         return (

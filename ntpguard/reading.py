@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntpguard import abi, entries, running, temporary
-from ntpguard.errors import NotRunning, PermissionNeeded, PolicyError
+from ntpguard import abi, entries, running, temporary, tries
+from ntpguard.errors import NotRunning, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.moments import Moment, monotonic_ns
-from ntpguard.policy.check import read_policy
 from ntpguard.policy.compile import class_rule
 from ntpguard.policy.model import ClassPolicy, Policy
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
@@ -171,18 +170,22 @@ class Running:
         return running.read_document(self._maps)
 
     def policy(self) -> Policy:
-        """The policy that runs, live changes included."""
+        """The policy that runs, live changes included; many prefixes are counted only."""
         return running.effective_policy(self.document())
+
+    def whole_policy(self) -> Policy:
+        """The policy that runs, live changes included, with every prefix. Needs CAP_SYS_ADMIN if
+        they are many.
+        """
+        return tries.whole_policy(self._maps)
 
     def differs_from_file(self) -> bool | None:
         """Whether what runs is not what the policy's file says; None: there is no file."""
-        document = self.document()
-        if not document["file"]:
-            return True if document["overrides"] or document["mode"] else None
-        try:
-            return read_policy(Path(document["file"])) != self.policy()
-        except PolicyError:
-            return True
+        return running.differs_from_file(self.document())
+
+    def policy_hash(self) -> str:
+        """Twelve hexadecimal digits that tell applied policies apart."""
+        return running.policy_hash(self.document())
 
     def counts(self) -> Counts:
         """Every counter."""
@@ -298,7 +301,7 @@ class Running:
         if value is None:
             return 0, None
         packed = int.from_bytes(value, "little")
-        length = packed >> abi.PREFIX_LENGTH_SHIFT
+        length = abi.field(packed, abi.PREFIX_LENGTH_SHIFT, 8)
         prefix = ipaddress.ip_network((address, length), strict=False)
         return packed & (abi.CLASSES - 1), str(prefix)
 

@@ -6,28 +6,37 @@ until no packet is left that may have read the old word: then the other copy may
 """
 
 import ctypes
-import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ntpguard import abi, temporary
-from ntpguard.errors import NotRunning, NtpguardError
+from ntpguard.errors import NotRunning, NtpguardError, PolicyError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.moments import Moment
-from ntpguard.policy.check import parse_policy
+from ntpguard.policy.check import parse_policy, read_policy, unchanged
 from ntpguard.policy.compile import Compiled, compile_policy, set_ends
 from ntpguard.policy.kinds import Address, Network
-from ntpguard.policy.model import Policy
+from ntpguard.policy.model import Kept, Policy, packed
+from ntpguard.policy.prefixes import light
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SOURCE_RATE
 from ntpguard.words import Mode
 
 Document = temporary.Document
+# what a policy's prefixes make of its flags
+PREFIX_FLAGS = (
+    abi.POLICY_PREFIXES_IPV4
+    | abi.POLICY_PREFIXES_IPV6
+    | abi.POLICY_LONG_IPV4
+    | abi.POLICY_LONG_IPV6
+)
 TRIES = (
     (4, "prefixes_ipv4", abi.size(abi.PrefixIpv4)),
     (6, "prefixes_ipv6", abi.size(abi.PrefixIpv6)),
@@ -35,11 +44,26 @@ TRIES = (
 
 
 def new_document(policy: Policy, file: str | None) -> Document:
-    """What is kept of a policy beside its compiled form: its text, its file, live changes."""
+    """What is kept of a policy beside its compiled form: its text, its files, live changes.
+
+    Prefixes that are too many for the text are in the tries alone: "kept" describes them by class.
+    """
+    shortened = light(policy)
     return {
         "schema": 1,
         "file": file,
-        "text": to_toml(policy),
+        "files": dict(policy.files),
+        "text": to_toml(shortened),
+        "kept": {
+            one.name: {
+                "count": one.kept.count,
+                "sha256": one.kept.sha256,
+                # of these, the tries do not tell whether the class states them too
+                "upstreams": _stated(policy.upstreams, set(whole.packed)),
+            }
+            for one, whole in zip(shortened.classes, policy.classes, strict=True)
+            if one.kept
+        },
         "applied": _now(),
         "mode": None,
         "overrides": {},
@@ -47,17 +71,58 @@ def new_document(policy: Policy, file: str | None) -> Document:
     }
 
 
+def _stated(prefixes: Iterable[Network], among: set[bytes]) -> list[str]:
+    return [str(one) for one in prefixes if packed(one) in among]
+
+
 def effective_policy(document: Document) -> Policy:
-    """The policy that runs: the text with the live changes, of mode and of limits by class."""
+    """The policy that runs: the text with the live changes, of mode and of limits by class.
+
+    Prefixes that are not in the text are in `kept`: tries.whole_policy has them.
+    """
     policy = parse_policy(document["text"], "running policy")
+    kept = document.get("kept", {})
+    classes = [
+        replace(one, kept=Kept(kept[one.name]["count"], kept[one.name]["sha256"]))
+        if one.name in kept
+        else one
+        for one in policy.classes
+    ]
+    return with_live(replace(policy, classes=tuple(classes)), document)
+
+
+def with_live(policy: Policy, document: Document) -> Policy:
+    """The policy with the document's live changes."""
     classes = []
     for one in policy.classes:
         own = dict(document["overrides"].get(one.name, {}))
         if "rate" in own:
             own["rate"] = SOURCE_RATE.read(own["rate"])
-        classes.append(dataclasses.replace(one, **own))
+        classes.append(replace(one, **own) if own else one)
     mode = document["mode"] or policy.mode
-    return dataclasses.replace(policy, classes=tuple(classes), mode=mode)
+    return replace(policy, classes=tuple(classes), mode=mode)
+
+
+def differs_from_file(document: Document) -> bool | None:
+    """Whether what runs is not what the policy's file says; None: there is no file. A file whose
+    bytes are those applied is not parsed again.
+    """
+    live = bool(document["overrides"] or document["mode"])
+    if not document["file"]:
+        return live or None
+    if unchanged(document.get("files", {})):
+        untouched = {**document, "overrides": {}, "mode": None}
+        return live and effective_policy(untouched) != effective_policy(document)
+    try:
+        return light(read_policy(Path(document["file"]))) != effective_policy(document)
+    except PolicyError:
+        return True
+
+
+def policy_hash(document: Document) -> str:
+    """Twelve hexadecimal digits of the applied policy, prefixes included."""
+    kept = "".join(one["sha256"] for one in document.get("kept", {}).values())
+    return hashlib.sha256((document["text"] + kept).encode()).hexdigest()[:12]
 
 
 def write(
@@ -67,6 +132,7 @@ def write(
 
     Raises NtpguardError, having changed nothing, if it cannot be applied.
     """
+    assert not (prefixes and any(one.kept for one in policy.classes)), "prefixes are not at hand"
     compiled = compile_policy(policy)
     ends = {
         what: Moment.read(one["until"]).here_ns() for what, one in document["temporary"].items()
@@ -87,6 +153,11 @@ def write(
         }
         if prefixes:
             _fill_prefixes(descriptors, compiled, idle["prefixes"])
+        else:
+            compiled.policy.flags = (
+                compiled.policy.flags & ~PREFIX_FLAGS
+                | read_policy_map(descriptors, 1 - idle["policy"]).flags & PREFIX_FLAGS
+            )
         _fill(descriptors["policy"], idle["policy"], bytes(compiled.policy))
         _fill_destinations(descriptors, compiled, idle["policy"])
         _fill(descriptors["document"], idle["document"], stored)
@@ -152,6 +223,13 @@ def _raw_document(descriptors: Mapping[str, int]) -> Document:
     return document
 
 
+def read_policy_map(descriptors: Mapping[str, int], copy: int) -> abi.Policy:
+    """One copy of the compiled policy."""
+    raw = libbpf.map_lookup(descriptors["policy"], copy.to_bytes(4, "little"), abi.size(abi.Policy))
+    assert raw is not None, "an array has every key"
+    return abi.Policy.from_buffer_copy(raw)
+
+
 def _stored(document: Document, before: Document) -> bytes:
     """The document as struct document. Notes on live entries, which outlive a policy, are those of
     `before` unless it has its own; of too many, the oldest are left out.
@@ -164,7 +242,7 @@ def _stored(document: Document, before: Document) -> bytes:
         if not notes:
             raise NtpguardError(
                 f"the policy's text: {len(text)} bytes, at most {abi.DOCUMENT_BYTES} fit: "
-                "use shorter prefixes that cover several"
+                "use shorter prefixes that cover several, in upstreams and destinations"
             )
         for prefix in list(notes)[: 1 + len(notes) // 16]:
             del notes[prefix]

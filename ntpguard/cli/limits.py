@@ -30,7 +30,7 @@ def list_(context: Context) -> None:
             "rate_per_second": float(one.rate.per_second),
             "burst": one.burst,
             "leak": float(one.leak),
-            "prefixes": len(one.prefixes),
+            "prefixes": one.prefix_count,
             "live": one.name in overrides,
             "until": ending.until.rfc3339() if ending else None,
         }

@@ -1,6 +1,5 @@
 """What Prometheus sees of the running guard (names: design.md, "Prometheus")."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -144,9 +143,8 @@ def _table(guard: Running) -> list[Metric]:
 
 
 def _policy(guard: Running) -> list[Metric]:
-    document = guard.document()
     info = GaugeMetricFamily("ntpguard_policy_info", "The applied policy.", labels=["hash"])
-    info.add_metric([hashlib.sha256(document["text"].encode()).hexdigest()[:12]], 1)
+    info.add_metric([guard.policy_hash()], 1)
     rate = GaugeMetricFamily(
         "ntpguard_limit_packets_per_second", "Rate of a class's limit.", labels=["class"]
     )

@@ -169,6 +169,10 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [c_int, c_void_p, c_void_p, POINTER(c_uint32), POINTER(_BatchOpts)],
     ),
+    "bpf_map_lookup_batch": (
+        c_int,
+        [c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), POINTER(_BatchOpts)],
+    ),
     "bpf_link_create": (c_int, [c_int, c_int, c_int, POINTER(_LinkCreateOpts)]),
     "bpf_link_update": (c_int, [c_int, c_int, c_void_p]),
     "bpf_link_detach": (c_int, [c_int]),
@@ -465,6 +469,34 @@ def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
         _check(result, "map keys")
         key = following.raw
         yield key
+
+
+def map_items(
+    fd: int, key_size: int, value_size: int, entries: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """Every key and value of a map that nobody changes and that has at most so many, with one
+    system call where the kernel can (Linux 5.6; tries: 5.7).
+    """
+    keys = ctypes.create_string_buffer(max(1, entries) * key_size)
+    values = ctypes.create_string_buffer(max(1, entries) * value_size)
+    count = c_uint32(max(1, entries))
+    last = ctypes.create_string_buffer(key_size)
+    options = _BatchOpts(sz=ctypes.sizeof(_BatchOpts))
+    result = _library().bpf_map_lookup_batch(
+        fd, None, last, keys, values, ctypes.byref(count), options
+    )
+    if result < 0 and result != -errno.ENOENT:
+        for key in map_keys(fd, key_size):
+            value = map_lookup(fd, key, value_size)
+            if value is not None:
+                yield key, value
+        return
+    all_keys, all_values = keys.raw, values.raw
+    for i in range(count.value):
+        yield (
+            all_keys[i * key_size : (i + 1) * key_size],
+            all_values[i * value_size : (i + 1) * value_size],
+        )
 
 
 def map_by_id(identifier: int) -> int:

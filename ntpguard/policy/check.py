@@ -1,33 +1,77 @@
 """Reading and checking a policy file: all errors in one run, each with its line and its remedy."""
 
+import hashlib
 import json
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ntpguard.abi import DOCUMENT_BYTES
-from ntpguard.errors import PolicyError
-from ntpguard.policy.complaints import Checker
+from ntpguard.errors import PolicyError, UsageError
+from ntpguard.policy.complaints import Checker, text_and_digest
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
+from ntpguard.policy.prefixes import FEW
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SETTINGS
 from ntpguard.policy.tables import check_burst, check_limit, read_classes, read_signatures
 
-__all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy"]
+__all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy", "read_text", "unchanged"]
 
 SECTIONS = list(dict.fromkeys(row.section for row in SETTINGS if row.section))
 # of what the kernel keeps as the running policy's text; the rest is for live changes
 TEXT_BYTES = DOCUMENT_BYTES - 16384
+
+# shorter prefixes than what one network is given
+WIDEST = {4: 8, 6: 16}
 
 
 def parse_policy(text: str, name: str = "policy", base: Path | None = None) -> Policy:
     """The policy that `text` states. `name` stands in messages; `base` is where prefixes_file is
     relative to. Raises PolicyError with every complaint.
     """
+    return _parse(Checker(text, name, base or Path()), text, name)
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in the file at `path`. Raises PolicyError, UsageError if it names no file."""
+    text, sha256 = _read(path)
+    checker = Checker(text, str(path), path.parent)
+    checker.files.append((str(path.absolute()), sha256))
+    return _parse(checker, text, str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a policy file. Raises as read_policy does."""
+    return _read(path)[0]
+
+
+def unchanged(files: dict[str, str]) -> bool:
+    """Whether a policy's files (Policy.files) are there, and their bytes still the same."""
+    try:
+        return bool(files) and all(
+            hashlib.sha256(Path(name).read_bytes()).hexdigest() == sha256
+            for name, sha256 in files.items()
+        )
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> tuple[str, str]:
+    if path == Path():
+        raise UsageError("no policy file named (got ''): name one, like ntpguard.toml")
+    try:
+        return text_and_digest(path)
+    except OSError as error:
+        raise PolicyError([f"{path}: cannot read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise PolicyError([f"{path}: not UTF-8 text"]) from None
+
+
+def _parse(checker: Checker, text: str, name: str) -> Policy:
     top = _tables(text, name)
-    checker = Checker(text, name, base or Path())
     of_file = [row.name for row in SETTINGS if not row.section]
     checker.unknown(top, (), [*of_file, *SECTIONS, "class", "signature"])
     values: dict[str, Any] = {}
@@ -48,6 +92,13 @@ def parse_policy(text: str, name: str = "policy", base: Path | None = None) -> P
         kod=values["kod.enabled"],
     )
     check_burst(checker, ("limit", "burst"), default)
+    for index, prefix in enumerate(values["upstreams"]):
+        if prefix.prefixlen < WIDEST[prefix.version]:
+            checker.warn(
+                ("upstreams", index),
+                f"{prefix} is much of the internet: whoever floods this host with answers (modes "
+                "2, 4, 5) from there passes: name your servers only",
+            )
     bits = {4: values["sources.ipv4_prefix"], 6: values["sources.ipv6_prefix"]}
     classes = read_classes(checker, top.get("class", []), default, bits)
     signatures = read_signatures(checker, top.get("signature", []))
@@ -75,22 +126,12 @@ def parse_policy(text: str, name: str = "policy", base: Path | None = None) -> P
         classes=(default, *classes),
         signatures=tuple(signatures),
         warnings=tuple(checker.warnings),
+        files=tuple(checker.files),
     )
-    _check_size(checker, policy, top)
+    _check_size(checker, policy)
     if checker.errors:
         raise PolicyError(checker.errors)
     return policy
-
-
-def read_policy(path: Path) -> Policy:
-    """The policy in the file at `path`. Raises PolicyError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PolicyError([f"{path}: cannot read: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise PolicyError([f"{path}: not UTF-8 text"]) from None
-    return parse_policy(text, str(path), path.parent)
 
 
 def _tables(text: str, name: str) -> dict[str, Any]:
@@ -108,10 +149,12 @@ def _tables(text: str, name: str) -> dict[str, Any]:
         raise PolicyError([f"{name}:1: not TOML: {error}"]) from None
 
 
-def _check_size(checker: Checker, policy: Policy, top: dict[str, Any]) -> None:
-    """The running policy's text is kept in the kernel, prefixes of files written out."""
+def _check_size(checker: Checker, policy: Policy) -> None:
+    """The running policy's text is kept in the kernel, many prefixes of classes left out."""
     if checker.errors:
         return
+    if sum(len(one.prefixes) for one in policy.classes) > FEW:
+        policy = replace(policy, classes=tuple(replace(c, prefixes=()) for c in policy.classes))
     size = len(json.dumps(to_toml(policy), ensure_ascii=False).encode())
     if size <= TEXT_BYTES:
         return
@@ -120,9 +163,6 @@ def _check_size(checker: Checker, policy: Policy, top: dict[str, Any]) -> None:
         len(policy.destinations): ("destinations",),
         len(policy.interfaces): ("interfaces",),
     }
-    for index, one in enumerate(policy.classes[1:]):
-        named = "prefixes_file" if "prefixes_file" in top["class"][index] else "prefixes"
-        lists[len(one.prefixes)] = ("class", index, named)
     longest = max(lists)
     checker.complain(
         lists[longest],

@@ -121,6 +121,11 @@ def buckets_for(capacity: int) -> int:
     return 1 << max(0, (-(-slots // abi.WAYS) - 1).bit_length())
 
 
+def table_shape(policy: Policy) -> TableShape:
+    """What the policy's source table is made for."""
+    return TableShape(buckets_for(policy.capacity), policy.ipv4_prefix, policy.ipv6_prefix)
+
+
 def compile_policy(policy: Policy) -> Compiled:
     """The abi values of a checked policy."""
     tenth = Fraction(1, 10)
@@ -154,7 +159,7 @@ def compile_policy(policy: Policy) -> Compiled:
         policy=compiled,
         prefixes=prefixes,
         signatures=tuple(one.name for one in signatures),
-        table=TableShape(buckets_for(policy.capacity), policy.ipv4_prefix, policy.ipv6_prefix),
+        table=table_shape(policy),
         ports=policy.ports,
         destinations=policy.destinations,
     )

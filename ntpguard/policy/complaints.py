@@ -1,6 +1,7 @@
 """Collects what is wrong with a policy file, each with its line, while its values are read."""
 
 import difflib
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ def got(value: Any) -> str:
     return f"(got {text if len(text) <= 40 else text[:37] + '...'})"
 
 
+def text_and_digest(file: Path) -> tuple[str, str]:
+    """A file's text, and the SHA-256 of its bytes. Raises OSError, UnicodeDecodeError."""
+    raw = file.read_bytes()
+    # some editors begin a file with a byte order mark
+    return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
+
+
 class Checker:
     """`name` stands in messages, `base` is where prefixes_file is relative to."""
 
@@ -32,6 +40,7 @@ class Checker:
         self.base = base
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.files: list[tuple[str, str]] = []
         self._text = text
         self._name = name
         self._lines: dict[Key, int] | None = None
@@ -82,6 +91,12 @@ class Checker:
         except ValueError as error:
             self.complain(key, f"{error} {got(table[row.name])}")
         return row.default
+
+    def text_of(self, file: Path) -> str:
+        """A file's text, noted in `files`. Raises OSError, UnicodeDecodeError."""
+        text, sha256 = text_and_digest(file)
+        self.files.append((str(file.absolute()), sha256))
+        return text
 
     def _at(self, place: Place) -> str:
         if isinstance(place, str):

@@ -6,6 +6,8 @@
 import ipaddress
 import json
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -49,7 +51,10 @@ class Kind(Protocol):
 
 def network_of(packed: bytes, length: int) -> Network:
     """The prefix of an address in network byte order."""
-    return ipaddress.ip_network((packed, length))
+    # ip_network() tries one version after the other
+    if len(packed) == 4:
+        return ipaddress.IPv4Network((packed, length))
+    return ipaddress.IPv6Network((packed, length))
 
 
 def quote(text: object) -> str:
@@ -303,6 +308,17 @@ class AddressKind:
         return quote(value)
 
 
+def _plain_prefix(text: str) -> Network:
+    """As ip_network, for what is written plainly; in a third of the time. Raises OSError,
+    ValueError.
+    """
+    address, slash, length = text.partition("/")
+    if not (length.isascii() and length.isdecimal() if slash else True):
+        raise ValueError(text)
+    packed = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    return network_of(packed, int(length) if slash else 8 * len(packed))
+
+
 class PrefixKind:
     """A prefix; an address alone is a prefix of its whole length."""
 
@@ -311,10 +327,10 @@ class PrefixKind:
     def read(self, value: Any) -> Network:
         """See Kind. The error names the prefix that was probably meant."""
         if isinstance(value, str):
-            try:
+            with suppress(OSError, ValueError):
+                return _plain_prefix(value)
+            with suppress(ValueError):
                 return ipaddress.ip_network(value)
-            except ValueError:
-                pass
             try:
                 meant = ipaddress.ip_network(value, strict=False)
             except ValueError:

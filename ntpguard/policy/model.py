@@ -2,11 +2,25 @@
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 from ntpguard.policy.header import Header
 from ntpguard.policy.kinds import Address, Network, Rate
 
 DEFAULT_CLASS = "default"
+
+
+def packed(prefix: Network) -> bytes:
+    """A prefix's address in network byte order, and its length."""
+    return prefix.network_address.packed + bytes((prefix.prefixlen,))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Prefixes that are not at hand: the running policy's tries hold them, its text does not."""
+
+    count: int
+    sha256: str  # prefixes.digest of them
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,17 @@ class ClassPolicy:
     action: str = "limit"
     control: bool = False
     mode: str = "enforce"
+    kept: Kept | None = None
+
+    @property
+    def prefix_count(self) -> int:
+        """How many prefixes it has, at hand or kept."""
+        return self.kept.count if self.kept else len(self.prefixes)
+
+    @cached_property
+    def packed(self) -> tuple[bytes, ...]:
+        """Its prefixes at hand, packed: they sort and compare faster so than as objects."""
+        return tuple(map(packed, self.prefixes))
 
 
 @dataclass(frozen=True)
@@ -39,7 +64,10 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """All of a policy file, defaults filled in; times in seconds; a rate None: unlimited."""
+    """All of a policy file, defaults filled in; times in seconds; a rate None: unlimited.
+
+    `files`: path and SHA-256 of the bytes of every file that it was read from.
+    """
 
     mode: str
     ports: tuple[int, ...]
@@ -64,6 +92,7 @@ class Policy:
     classes: tuple[ClassPolicy, ...]
     signatures: tuple[SignaturePolicy, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    files: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     def class_named(self, name: str) -> ClassPolicy | None:
         """The class of that name, if there is one."""

@@ -1,10 +1,41 @@
 """Classes and upstreams as one set of prefixes, of which the packet path takes the longest."""
 
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+
 from ntpguard import abi
 from ntpguard.policy.kinds import Network
-from ntpguard.policy.model import Policy
+from ntpguard.policy.model import Kept, Policy
 
+# a policy with more is written without them: reading them takes longer than a live change may
+FEW = 1000
 UPSTREAM = -1  # before every class's index: of one prefix, this role is looked at first
+
+
+def digest(prefixes: Iterable[bytes]) -> str:
+    """SHA-256 of prefixes, packed, in order_of's order; hexadecimal."""
+    return hashlib.sha256(b"".join(prefixes)).hexdigest()
+
+
+def order_of(prefix: Network) -> tuple[int, int, int]:
+    """Sorts prefixes: IPv4 first, by address, a prefix before those it covers."""
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
+
+
+def light(policy: Policy) -> Policy:
+    """The policy with its classes' prefixes counted and digested, if they are more than FEW."""
+    if sum(len(one.prefixes) for one in policy.classes) <= FEW:
+        return policy
+    return replace(
+        policy,
+        classes=tuple(
+            replace(one, prefixes=(), kept=Kept(len(one.prefixes), digest(one.packed)))
+            if one.prefixes
+            else one
+            for one in policy.classes
+        ),
+    )
 
 
 def compile_prefixes(policy: Policy) -> tuple[dict[Network, int], int]:

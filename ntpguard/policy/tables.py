@@ -12,6 +12,7 @@ from ntpguard.policy.complaints import Checker, Place, got
 from ntpguard.policy.kinds import Network, PrefixKind, Rate
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, SignaturePolicy
+from ntpguard.policy.prefixes import order_of
 from ntpguard.policy.settings import (
     BURST,
     CLASS_SETTINGS,
@@ -70,7 +71,7 @@ def read_classes(
         if file is not None:
             places |= _prefixes_of_file(checker, (*key, "prefixes_file"), file)
         own = {setting: one for setting, one in read.items() if one is not None}
-        prefixes = tuple(sorted(places, key=_order))
+        prefixes = tuple(sorted(places, key=order_of))
         one = replace(default, name=name, prefixes=prefixes, **own)
         if "prefixes" not in table and "prefixes_file" not in table:
             checker.complain(key, "a class needs prefixes or prefixes_file")
@@ -138,14 +139,10 @@ def _values(
     return {row.name: checker.value(key, row, table) for row in rows if row.name != "name"}
 
 
-def _order(prefix: Network) -> tuple[int, int, int]:
-    return prefix.version, int(prefix.network_address), prefix.prefixlen
-
-
 def _prefixes_of_file(checker: Checker, key: Key, name: str) -> dict[Network, Place]:
     file = checker.base / name
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = checker.text_of(file).split("\n")
     except OSError as error:
         checker.complain(key, f"cannot read {file}: {error.strerror}")
         return {}

@@ -92,16 +92,19 @@ def test_a_class_may_be_remembered_unless_hosts_of_one_source_differ_in_it(
         assert bool(flags & long) == differ
 
 
-def test_many_prefixes_are_refused_by_the_check_with_the_remedy(tmp_path: Path) -> None:
+def test_many_upstreams_are_refused_by_the_check_with_the_remedy_and_prefixes_are_not(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "ntpguard.toml"
-    (tmp_path / "many.txt").write_text("".join(f"2001:db8:{n:x}::/48\n" for n in range(30_000)))
+    many = [f"2001:db8:{n:x}::/48" for n in range(30_000)]
+    (tmp_path / "many.txt").write_text("\n".join(many))
     file.write_text('[[class]]\nname = "many"\nprefixes_file = "many.txt"\n')
+    assert read_policy(file).classes[1].prefix_count == 30_000
+    file.write_text(f"upstreams = {many}\n")
     with pytest.raises(PolicyError) as caught:
         read_policy(file)
     (error,) = caught.value.errors
-    assert error.startswith(
-        f"{file}:3: class.prefixes_file: 30000 items make the policy's text too"
-    )
+    assert error.startswith(f"{file}:1: upstreams: 30000 items make the policy's text too")
     assert error.endswith("use shorter prefixes that cover several")
 
 
