@@ -28,6 +28,7 @@ from tests.bench.subjects import (
     never_limit,
     nft,
     ntpguard,
+    open_gate,
     xdp,
 )
 from tests.bpf.packets import Frame
@@ -74,11 +75,11 @@ def cases(sources: tuple[int, ...]) -> list[Case]:
         Case("empty drop", xdp("drop"), sources),
         Case("empty drop ipv6", xdp("drop"), usual, ipv6=True),
         Case("touch", xdp("touch", buckets=1 << 19), usual),
-        Case("drop", ntpguard(), usual),
-        Case("drop ipv6", ntpguard(), usual, ipv6=True),
-        Case("drop, 100 prefixes", ntpguard(prefixes(100)), few),
-        Case("drop, 100000 prefixes", ntpguard(prefixes(10_000)), few),
-        Case("drop, 8 signatures", ntpguard(STRICT + SIGNATURES), few),
+        Case("drop", ntpguard(change=open_gate), usual),
+        Case("drop ipv6", ntpguard(change=open_gate), usual, ipv6=True),
+        Case("drop, 100 prefixes", ntpguard(prefixes(100), change=open_gate), few),
+        Case("drop, 100000 prefixes", ntpguard(prefixes(100_000), change=open_gate), few),
+        Case("drop, 8 signatures", ntpguard(STRICT + SIGNATURES, change=open_gate), few),
         Case("swap", xdp("swap"), usual),
         Case("swap ipv6", xdp("swap"), usual, ipv6=True),
         Case("kod", ntpguard(change=kiss_everything), usual),
@@ -91,7 +92,7 @@ def cases(sources: tuple[int, ...]) -> list[Case]:
         Case("hashlimit", hashlimit(), sources),
     ]
     if large:
-        rows.append(Case("drop", ntpguard(STRICT + LARGE), large))
+        rows.append(Case("drop", ntpguard(STRICT + LARGE, change=open_gate), large))
     return rows
 
 
@@ -133,7 +134,7 @@ def alone(wire: Wire, figures: Rounds) -> None:
     }
     with xdp("pass")(wire), namespace(SERVER), attached_program(wire) as fd:
         figures.add("alone: empty", run_alone(fd, frames["not NTP"]))
-    with ntpguard()(wire), namespace(SERVER), attached_program(wire) as fd:
+    with ntpguard(change=open_gate)(wire), namespace(SERVER), attached_program(wire) as fd:
         for name, frame in frames.items():
             figures.add(f"alone: {name}", run_alone(fd, frame))
 

@@ -29,6 +29,7 @@ struct stream {
 struct constants {
 	struct stream streams[STREAMS];
 	__u64 frames; /* of flood: so many */
+	__u64 seed;   /* of the choice of sources */
 	__u32 dry;    /* made, and thrown away: the generator's own cost */
 	__u32 used;   /* streams of mix */
 };
@@ -85,10 +86,12 @@ static __always_inline int make(__u32 index, struct xdp_md *ctx)
 SEC("xdp")
 int flood(struct xdp_md *ctx)
 {
-	if (!state.sent[0])
+	if (!state.sent[0]) {
 		state.begin_ns = bpf_ktime_get_ns();
-	else if (state.sent[0] == constants.frames - 1)
+		state.random = constants.seed;
+	} else if (state.sent[0] == constants.frames - 1) {
 		state.end_ns = bpf_ktime_get_ns();
+	}
 	return make(0, ctx);
 }
 
@@ -100,6 +103,7 @@ int mix(struct xdp_md *ctx)
 
 	if (!state.begin_ns) {
 		state.begin_ns = now;
+		state.random = constants.seed;
 		for (int i = 0; i < STREAMS; i++)
 			state.next_ns[i] = now;
 	}
@@ -159,12 +163,13 @@ int sink(struct xdp_md *ctx)
 	__u8 *ntp = (void *)(udp + 1);
 	struct replies *count = bpf_map_lookup_elem(&replies, &kind);
 
-	if (!count || (void *)(ntp + 2) > end || udp->source != bpf_htons(123))
+	if (!count || (void *)(ntp + 16) > end || udp->source != bpf_htons(123))
 		return XDP_PASS;
-	if (ntp[1])
-		count->answered++;
-	else
+	/* a reference id; the stratum of a daemon without sources is 0 too */
+	if (*(__be32 *)(ntp + 12) == bpf_htonl('R' << 24 | 'A' << 16 | 'T' << 8 | 'E'))
 		count->kissed++;
+	else
+		count->answered++;
 	return XDP_DROP;
 }
 

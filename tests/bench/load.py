@@ -50,6 +50,7 @@ class _Constants(ctypes.Structure):
     _fields_ = [
         ("streams", _Stream * STREAMS),
         ("frames", ctypes.c_uint64),
+        ("seed", ctypes.c_uint64),
         ("dry", ctypes.c_uint32),
         ("used", ctypes.c_uint32),
     ]
@@ -143,6 +144,7 @@ class Wire(Lab):
 
     def __enter__(self) -> "Wire":
         self.load_object = build("load")
+        self.runs = 0
         super().__enter__()
         for via in (CLIENT4, CLIENT6):
             run(*inside(SERVER, "ip", "route", "add", "default", "via", via))
@@ -190,7 +192,8 @@ class Wire(Lab):
             return sent
 
     def _constants(self, streams: Sequence[Stream]) -> _Constants:
-        constants = _Constants(used=len(streams))
+        self.runs += 1
+        constants = _Constants(used=len(streams), seed=self.runs)
         for index, one in enumerate(streams):
             constants.streams[index] = one.compiled(self.client_mac, self.server_mac)
         return constants

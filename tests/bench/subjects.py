@@ -94,10 +94,10 @@ def ntpguard(
     policy: str = STRICT,
     *,
     sweep: bool = True,
-    change: Callable[[abi.Policy], None] = lambda _: None,
+    change: Callable[[abi.Policy], None] | None = None,
 ) -> Subject:
-    """The real thing, put up by its own command. The gate, through which a table's worth of sources
-    needs a minute, is opened; `change` does to the compiled policy what no policy may say.
+    """The real thing, put up by its own command. `change` does to the compiled policy what no policy
+    may say.
     """
 
     @contextmanager
@@ -107,10 +107,8 @@ def ntpguard(
         with sweeper() if sweep else ExitStack():
             wire.guard("up", "eth0", "--policy", str(file))
             try:
-                with namespace(SERVER):
-                    at = bpffs.pins(bpffs.directory(None))
-                    with maps.descriptor(at / "policy") as fd:
-                        _edit(fd, change)
+                if change:
+                    _edit(change)
                 yield
             finally:
                 wire.guard("down")
@@ -118,19 +116,27 @@ def ntpguard(
     return attached
 
 
-def _edit(fd: int, change: Callable[[abi.Policy], None]) -> None:
-    for copy in range(abi.COPIES):
-        key = copy.to_bytes(4, "little")
-        raw = libbpf.map_lookup(fd, key, abi.size(abi.Policy))
-        assert raw is not None, "an array has every key"
-        policy = abi.Policy.from_buffer_copy(raw)
-        policy.bounds[abi.BOUND_GATE] = abi.Bound(abi.Limit(), 1)
-        change(policy)
-        libbpf.map_update(fd, key, bytes(policy))
+def _edit(change: Callable[[abi.Policy], None]) -> None:
+    with namespace(SERVER):
+        at = bpffs.pins(bpffs.directory(None))
+        with maps.descriptor(at / "policy") as fd:
+            for copy in range(abi.COPIES):
+                key = copy.to_bytes(4, "little")
+                raw = libbpf.map_lookup(fd, key, abi.size(abi.Policy))
+                assert raw is not None, "an array has every key"
+                policy = abi.Policy.from_buffer_copy(raw)
+                change(policy)
+                libbpf.map_update(fd, key, bytes(policy))
+
+
+def open_gate(policy: abi.Policy) -> None:
+    """Lets every source in at once: through the gate, a table's worth of them needs a minute."""
+    policy.bounds[abi.BOUND_GATE] = abi.Bound(abi.Limit(), 1)
 
 
 def kiss_everything(policy: abi.Policy) -> None:
-    """A KoD for each packet over its limit, which no policy may ask for."""
+    """A KoD for each packet over its limit."""
+    open_gate(policy)
     policy.kod_interval, policy.kod_flood, policy.kod_patience = 0, 255, 15
     policy.bounds[abi.BOUND_KOD] = abi.Bound(abi.Limit(), 1)
     policy.classes[0].leak = 0
@@ -139,6 +145,7 @@ def kiss_everything(policy: abi.Policy) -> None:
 
 def never_limit(policy: abi.Policy) -> None:
     """A limit that the flood is under."""
+    open_gate(policy)
     policy.classes[0].limit = abi.Limit(1 << abi.GCRA_TAT_SHIFT, 1 << 60)
 
 
