@@ -75,8 +75,10 @@ static __always_inline bool bites(const struct local *local, __u32 bound, __u64 
 {
 	const struct share *share = &local->shares[bound];
 
-	return now - share->refused[PRIORITY_LOW] < BITES_FOR ||
-	       now - share->refused[PRIORITY_HIGH] < BITES_FOR;
+	/* the refusal's clock may be a finer one, ahead of now */
+	now += LONGEST_TICK;
+	return now - share->refused[PRIORITY_LOW] < BITES_FOR + LONGEST_TICK ||
+	       now - share->refused[PRIORITY_HIGH] < BITES_FOR + LONGEST_TICK;
 }
 
 #endif

@@ -10,6 +10,9 @@
 
 enum { GCRA_TRIES = 4 };
 
+/* 10 ms, at HZ=100: so far at most is a finer clock ahead of the coarse one */
+#define LONGEST_TICK (10LL * 1000000 >> GCRA_UNIT_SHIFT << GCRA_TAT_SHIFT)
+
 static __always_inline __u64 gcra_clock(__u64 now_ns)
 {
 	return now_ns >> GCRA_UNIT_SHIFT << GCRA_TAT_SHIFT;

@@ -29,6 +29,14 @@ struct request {
 	__u32 class;
 };
 
+/* What many sources share is granted evenly: by the coarse clock, all that has become free since its
+ * last step would go to the daemon at once, more than its socket has room for.
+ */
+static __always_inline __u64 fine_now(const struct request *request)
+{
+	return constants.test ? request->now : gcra_clock(bpf_ktime_get_ns());
+}
+
 static __always_inline bool grants(const struct running *running, __u32 bound, __u64 now,
 				   __u32 priority)
 {
@@ -48,12 +56,18 @@ static __always_inline bool shard_grants(const struct running *running,
 
 	if (!tat)
 		return false;
-	__s64 ahead = load(tat) - request->now;
 	__s64 full = limit->burst_tolerance;
-	/* further ahead than this limit lets it be, the tat is an older policy's: gcra brings it back */
-	if (!established && ahead > full >> 1 && ahead <= full)
+	__s64 most = established ? full : full >> 1;
+	/* a tat further ahead than this is an older policy's: gcra brings it back */
+	__s64 farthest = full + limit->emission_interval;
+	__s64 ahead = load(tat) - request->now;
+	if (ahead > most + LONGEST_TICK && ahead <= farthest)
+		return false; /* by any clock */
+	__u64 now = fine_now(request);
+	ahead = load(tat) - now;
+	if (ahead > most && ahead <= farthest)
 		return false;
-	return conforms(tat, limit, request->now);
+	return conforms(tat, limit, now);
 }
 
 /* What tells the senders behind one address apart, as 4 bits that a forger can neither compute nor
@@ -106,7 +120,7 @@ static __always_inline bool leaks(const struct running *running, const struct re
 static __always_inline void untracked(const struct running *running, const struct request *request,
 				      struct decision *decision)
 {
-	if (grants(running, BOUND_NEWCOMERS, request->now, PRIORITY_HIGH))
+	if (grants(running, BOUND_NEWCOMERS, fine_now(request), PRIORITY_HIGH))
 		decide(decision, VERDICT_PASS, REASON_UNTRACKED);
 	else if (chance(running->local) >> 32 <= request->rule->leak &&
 		 shard_grants(running, request, false))
@@ -170,12 +184,13 @@ static __always_inline __u64 in_class(__u64 aux, const struct running *running,
 }
 
 /* The daemon has only so much to do, for established sources first. */
-static __always_inline void ceiling(const struct running *running, __u64 now, bool established,
-				    struct decision *decision)
+static __always_inline void ceiling(const struct running *running, const struct request *request,
+				    bool established, struct decision *decision)
 {
 	if (decision->verdict == VERDICT_PASS &&
 	    running->policy->bounds[BOUND_CEILING].limit.emission_interval &&
-	    !grants(running, BOUND_CEILING, now, established ? PRIORITY_HIGH : PRIORITY_LOW))
+	    !grants(running, BOUND_CEILING, fine_now(request),
+		    established ? PRIORITY_HIGH : PRIORITY_LOW))
 		decide(decision, VERDICT_DROP, REASON_CEILING);
 }
 
@@ -204,7 +219,7 @@ static __always_inline void limit(const struct running *running, const struct re
 	}
 	if (way >= NTPGUARD_WAYS || admitted == GCRA_LOST) {
 		untracked(running, request, decision);
-		ceiling(running, now, false, decision);
+		ceiling(running, request, false, decision);
 		return;
 	}
 	way = bound_way(way);
@@ -222,7 +237,7 @@ static __always_inline void limit(const struct running *running, const struct re
 		aux = excess(running, request, drawn, aux, decision);
 		once |= 1ULL << STAT_EXCESS_SHIFT;
 	}
-	ceiling(running, now, AUX_GET(seen, ESTABLISHED), decision);
+	ceiling(running, request, AUX_GET(seen, ESTABLISHED), decision);
 	if (admitted == GCRA_CONFORMS &&
 	    is_step_due(aux, running->policy->established_spacing, request->now_ns) &&
 	    !bites(running->local, BOUND_GATE, now) && !bites(running->local, BOUND_CEILING, now))
