@@ -5,6 +5,8 @@
 #ifndef NTPGUARD_LIMIT_H
 #define NTPGUARD_LIMIT_H
 
+enum { LEAK_SHARD_BITS = 8 };
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -44,6 +46,8 @@ static __always_inline bool grants(const struct running *running, __u32 bound, _
 			    &running->policy->bounds[bound], now, priority);
 }
 
+_Static_assert(1 << LEAK_SHARD_BITS == NTPGUARD_LEAK_SHARDS, "shards");
+
 /* Each of the leak's shards has its own budget: one flood empties one. The last half of it is for
  * established sources, so that a flood of forged ones does not take it from them.
  */
@@ -57,7 +61,11 @@ static __always_inline bool shard_grants(const struct running *running,
 	if (!tat)
 		return false;
 	__s64 full = limit->burst_tolerance;
-	__s64 most = established ? full : full >> 1;
+	/* staggered: emptied by one flood, they would all have the next answer at the same time */
+	__s64 later = (limit->emission_interval >> LEAK_SHARD_BITS) * shard;
+	__s64 most = (established ? full : full >> 1) - later;
+	if (most < 0) /* a burst of one: nothing to stagger */
+		most = 0;
 	/* a tat further ahead than this is an older policy's: gcra brings it back */
 	__s64 farthest = full + limit->emission_interval;
 	__s64 ahead = load(tat) - request->now;

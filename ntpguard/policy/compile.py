@@ -15,6 +15,8 @@ NANOSECONDS = 1_000_000_000
 LARGEST_BATCH = 64
 # a table's worth of new sources takes so long: who polls as often is not forgotten
 GATE_SECONDS = 64
+# of what the daemon is given, so much at once: its socket holds 50 to 250 packets
+AT_ONCE = Fraction(1, 200)  # second
 MARK_UNIT = 1 << abi.MARK_UNIT_SHIFT  # nanoseconds
 ESTABLISHED_STEPS = 3
 FRACTIONS = {
@@ -136,9 +138,9 @@ def compile_policy(policy: Policy) -> Compiled:
     compiled = abi.Policy(
         bounds=(abi.Bound * abi.BOUNDS)(
             bound(policy.kod_max_rate.per_second, tenth),
-            bound(policy.newcomers_rate.per_second, tenth),
+            bound(policy.newcomers_rate.per_second, AT_ONCE),
             bound(Fraction(policy.capacity, GATE_SECONDS), Fraction(1)),
-            bound(per_second(policy.ceiling_rate), tenth),
+            bound(per_second(policy.ceiling_rate), AT_ONCE),
         ),
         leak_shard=total_limit(shard, Fraction(1, 4)),
         answers=total_limit(per_second(policy.answers_rate), tenth),

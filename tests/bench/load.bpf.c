@@ -12,7 +12,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-enum { WORDS = 14, STREAMS = 3, SOURCE_AT = 26 / 2 };
+enum { WORDS = 14, STREAMS = 3, SOURCE_AT = 26 / 2, PAUSE_NS = 200000 };
 
 /* What is sent, and how. The sources are `count` neighbours: IPv4 addresses, or IPv6 /64s. */
 struct stream {
@@ -40,11 +40,18 @@ struct state {
 	__u64 begin_ns;
 	__u64 end_ns;
 	__u64 random;
+	__u64 clock_ns;
 	__u64 next_ns[STREAMS];
 	__u64 sent[STREAMS];
 };
 
 struct state state;
+
+static __always_inline __u64 draw(void)
+{
+	state.random = state.random * 6364136223846793005ULL + 1442695040888963407ULL;
+	return state.random;
+}
 
 static __always_inline void choose_source(const volatile struct stream *stream, __u32 index,
 					  __u16 *frame)
@@ -54,8 +61,7 @@ static __always_inline void choose_source(const volatile struct stream *stream, 
 	if (stream->in_order) {
 		chosen = state.sent[index] % stream->sources;
 	} else {
-		state.random = state.random * 6364136223846793005ULL + 1442695040888963407ULL;
-		chosen = (state.random >> 32) * stream->sources >> 32;
+		chosen = (draw() >> 32) * stream->sources >> 32;
 	}
 	__u32 source = stream->first + chosen;
 	__u16 high = bpf_htons(source >> 16), low = bpf_htons(source);
@@ -95,19 +101,30 @@ int flood(struct xdp_md *ctx)
 	return make(0, ctx);
 }
 
-/* The streams that keep a pace first; the rest of the time is the last one's. */
-SEC("xdp")
-int mix(struct xdp_md *ctx)
+/* Time on the wire: it stands still while the CPU is another process's, since nothing is sent then.
+ * Were it to go on, all that was due meanwhile would come at once.
+ */
+static __always_inline __u64 wire_clock(void)
 {
 	__u64 now = bpf_ktime_get_ns();
+	__u64 elapsed = now - state.end_ns;
 
 	if (!state.begin_ns) {
 		state.begin_ns = now;
 		state.random = constants.seed;
-		for (int i = 0; i < STREAMS; i++)
-			state.next_ns[i] = now;
+		elapsed = 0;
 	}
 	state.end_ns = now;
+	state.clock_ns += elapsed < PAUSE_NS ? elapsed : 0;
+	return state.clock_ns;
+}
+
+/* The streams that keep a pace first; the rest of the time is the last one's. */
+SEC("xdp")
+int mix(struct xdp_md *ctx)
+{
+	__u64 now = wire_clock();
+
 #pragma unroll
 	for (__u32 i = 0; i < STREAMS; i++) {
 		const volatile struct stream *stream = &constants.streams[i];

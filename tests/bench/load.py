@@ -1,7 +1,11 @@
 """The bench's wire: a veth pair between two network namespaces, and live frames made in the kernel."""
 
 import ctypes
+import errno
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +29,8 @@ from tests.lab.lab import (
 )
 
 WORDS, STREAMS = 14, 3
+FOREVER = (1 << 31) - 1
+SETTLE = 0.2  # seconds, for the last replies
 FRAME_BYTES = WORDS * 8  # one length for every kind: Ethernet pads
 SOURCE_AT, SOURCE_BYTES = 26, 4  # of an IPv4 address; of an IPv6 one, the second 32 bits
 IPV4_CHECK_AT, IPV6_CHECK_AT = 24, 60
@@ -61,6 +67,7 @@ class _State(ctypes.Structure):
         ("begin_ns", ctypes.c_uint64),
         ("end_ns", ctypes.c_uint64),
         ("random", ctypes.c_uint64),
+        ("clock_ns", ctypes.c_uint64),
         ("next_ns", ctypes.c_uint64 * STREAMS),
         ("sent", ctypes.c_uint64 * STREAMS),
     ]
@@ -131,6 +138,14 @@ class Sent:
         return self.ns / max(1, sum(self.frames) - 1)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """How far a run was: what had been sent, and the replies (answered, kissed) by kind of client."""
+
+    sent: Sent
+    replies: dict[str, tuple[int, int]]
+
+
 def build(name: str) -> Path:
     """An object of the bench."""
     source = Path(__file__).with_name(f"{name}.bpf.c")
@@ -182,14 +197,37 @@ class Wire(Lab):
             self._send(program.program_fd("flood"), frames)
             return _sent(program, 1)
 
-    def mix(self, streams: Sequence[Stream], seconds: float) -> Sent:
-        """Several streams at their paces; the last one may have none."""
+    def mix(self, streams: Sequence[Stream], seconds: float, onset: float = 0) -> list[Moment]:
+        """Several streams at their paces; the last one may have none. What had been sent, and what
+        had come back, after `onset` and after `seconds` more.
+        """
         with self._generator(self._constants(streams)) as program:
-            sent = Sent((), 0)
-            while sent.ns < seconds * 1e9:
-                self._send(program.program_fd("mix"), 1 << 16)
-                sent = _sent(program, len(streams))
-            return sent
+
+            def now() -> Moment:
+                return Moment(_sent(program, len(streams)), self.replies())
+
+            moments = []
+
+            def look() -> None:
+                os.sched_setaffinity(0, range(os.cpu_count() or 1))
+                moments.append(now())
+
+            # one run, ended by a signal: the start of another would be a pause of 25 ms
+            timer = threading.Timer(onset, look)
+            before = signal.signal(signal.SIGALRM, lambda *_: None)
+            signal.setitimer(signal.ITIMER_REAL, onset + seconds)
+            timer.start()
+            try:
+                self._send(program.program_fd("mix"), FOREVER)
+            except libbpf.BpfError as error:
+                if error.errno != errno.EINTR:
+                    raise
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+                timer.join()
+            time.sleep(SETTLE)
+            return [*moments, now()]
 
     def _constants(self, streams: Sequence[Stream]) -> _Constants:
         self.runs += 1

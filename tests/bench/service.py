@@ -22,9 +22,9 @@ from tests.lab.lab import PEERS, SERVER, Daemon
 
 MILLION = 1_000_000
 RATES = (0.4 * MILLION, 0.8 * MILLION, 1.5 * MILLION, 0)  # packets a second; 0: flat out
-SECONDS = 1.0
+SECONDS = 0.7
+ONSET = 0.4  # seconds, which are counted apart: bursts pass, and fill the daemon's socket
 SYS_SCHED_SETATTR, SLICE_NS = 314, 100_000  # x86-64; the shortest there is
-SETTLE = 0.2  # the last replies
 KNOWN = Stream(
     request(), sources=2_000, first=198 << 24 | 18 << 16, per_second=1_000, in_order=True
 )
@@ -50,6 +50,16 @@ ATTACKS = {
 }
 EVERY_RATE = ("one source", "1 M spoofed")
 SOME = ("one source", "1,000 sources", "1 M spoofed")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Shares of requests that were answered; the attack's packets a second."""
+
+    onset: float  # of known clients
+    known: float
+    newcomers: float
+    per_second: float
 
 
 def chronyd(more: str = "") -> Callable[[Wire], Daemon]:
@@ -111,7 +121,7 @@ def serving(wire: Wire, server: Server) -> Iterator[None]:
     try:
         with server.before(wire):
             deadline = time.monotonic() + 30
-            while answered(wire, [replace(KNOWN, per_second=100)], 0.3)[0] < 0.5:
+            while answered(wire, [replace(KNOWN, per_second=100)], 0.3).known < 0.5:
                 if time.monotonic() > deadline:
                     raise AssertionError(daemon.log.read_text())
             answered(wire, [ESTABLISHING], ESTABLISHED_AFTER)
@@ -121,19 +131,23 @@ def serving(wire: Wire, server: Server) -> Iterator[None]:
         wire.daemons.remove(daemon)
 
 
-def answered(wire: Wire, streams: list[Stream], seconds: float) -> tuple[float, float, float]:
-    """The shares of known clients' and of newcomers' requests that are answered, while the last
-    stream runs; its packets a second.
-    """
+def answered(wire: Wire, streams: list[Stream], seconds: float, onset: float = 0) -> Answered:
+    """Who is answered while the last stream runs, during `onset` and in the `seconds` after it."""
     before = wire.replies()
-    sent = wire.mix(streams, seconds)
-    time.sleep(SETTLE)
-    after = wire.replies()
-    shares = [
-        (after[kind][0] - before[kind][0]) / count
-        for kind, count in zip(("known", "newcomers"), sent.frames, strict=False)
-    ]
-    return shares[0], shares[-1], sent.frames[-1] / sent.ns * 1e9
+    begin, end = wire.mix(streams, seconds, onset)
+
+    def share(index: int, kind: str, since: dict[str, tuple[int, int]], sent: int) -> float:
+        return (end.replies[kind][0] - since[kind][0]) / max(1, end.sent.frames[index] - sent)
+
+    last = min(1, len(streams) - 1)
+    return Answered(
+        onset=(begin.replies["known"][0] - before["known"][0]) / max(1, begin.sent.frames[0]),
+        known=share(0, "known", begin.replies, begin.sent.frames[0]),
+        newcomers=share(last, "newcomers", begin.replies, begin.sent.frames[last]),
+        per_second=(end.sent.frames[-1] - begin.sent.frames[-1])
+        / max(1, end.sent.ns - begin.sent.ns)
+        * 1e9,
+    )
 
 
 def run(rounds: int, attacks: tuple[str, ...], seconds: float, cpu: int, keep: bool) -> None:
@@ -156,18 +170,20 @@ def run(rounds: int, attacks: tuple[str, ...], seconds: float, cpu: int, keep: b
             server,
             attack,
             f"{figures.median(f'{key} rate') / MILLION:.2f}",
+            f"{100 * figures.median(f'{key} onset'):.1f}",
             f"{100 * figures.median(f'{key} known'):.1f}",
             f"{100 * figures.median(f'{key} newcomers'):.1f}",
         )
         for server, attack, key in keys(figures)
     ]
-    print(table(("server", "attack", "Mpps", "known %", "newcomers %"), rows))
+    print(table(("server", "attack", "Mpps", "onset %", "known %", "newcomers %"), rows))
     result = [
         {
             "server": server,
             "attack": attack,
             "asked_per_second": None if key.endswith(" 0") else float(key.rpartition(" ")[2]),
             "packets_per_second": round(figures.median(f"{key} rate")),
+            "known_answered_at_onset": round(figures.median(f"{key} onset"), 4),
             "known_answered": round(figures.median(f"{key} known"), 4),
             "newcomers_answered": round(figures.median(f"{key} newcomers"), 4),
         }
@@ -184,11 +200,12 @@ def suffer(
     for rate in rates:
         newcomers = replace(NEWCOMERS, first=NEWCOMERS.first + wire.runs * 631 % 60_000)
         streams = [KNOWN, newcomers, replace(ATTACKS[attack], per_second=rate)]
-        known, new, per_second = answered(wire, streams, seconds)
+        got = answered(wire, streams, seconds, ONSET)
         key = f"{name}|{attack}|{rate:.0f}".replace("|", " | ")
-        figures.add(f"{key} known", known)
-        figures.add(f"{key} newcomers", new)
-        figures.add(f"{key} rate", per_second)
+        figures.add(f"{key} onset", got.onset)
+        figures.add(f"{key} known", got.known)
+        figures.add(f"{key} newcomers", got.newcomers)
+        figures.add(f"{key} rate", got.per_second)
 
 
 def keys(figures: Rounds) -> Iterator[tuple[str, str, str]]:

@@ -261,7 +261,8 @@ def test_forged_sources_leave_half_of_a_shard_to_an_established_one(one: Guard) 
         one.verdict(frame)
     one.inputs.chance = ALWAYS
     leaked = sum(one.verdict(frame) == Verdict.PASS for frame in forged for _ in range(2))
-    assert leaked == 4
+    # of 7 answers at once; a shard has its last one a part of an interval later than the first shard
+    assert leaked == (4 if shard == 0 else 3)
     assert verdicts(one, IPV4, 10)[Verdict.PASS] == 3
 
 

@@ -6,6 +6,7 @@ One CPU; time and chance are inputs; every number is a plain integer.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from ntpguard import abi
 from ntpguard.abi import Xdp
@@ -340,11 +341,16 @@ class Model:
 
     def shard_grants(self, key: int, established: bool) -> bool:
         """Takes one answer from the source's shard, whose last half is for established sources."""
-        shard = self.leak[self.sources.hash(key) >> 32 & abi.LEAK_SHARDS - 1]
-        limit = self.policy.leak_shard
+        number = self.sources.hash(key) >> 32 & abi.LEAK_SHARDS - 1
+        shard, limit = self.leak[number], self.policy.leak_shard
         ahead = ahead_of(shard.tat, self.now)
-        if not established and NEWCOMERS * ahead > limit.tolerance >= ahead:
-            return False  # beyond the tolerance, an older limit's tat is brought back
+        full = Fraction(limit.tolerance)
+        # each has its next answer a little later than the one before it
+        most = (full if established else full / NEWCOMERS) - Fraction(
+            limit.interval * number, abi.LEAK_SHARDS
+        )
+        if max(most, 0) < ahead <= limit.tolerance + limit.interval:
+            return False  # further ahead, an older limit's tat is brought back
         return shard.conforms(limit, self.now)
 
     def remember_excess(self, slot: Slot) -> bool:
