@@ -19,6 +19,7 @@ ORDER = [
     "lifecycle",
     "reading",
     "health",
+    "replay",
     "doctor",
     "exporter",
     "trace",
