@@ -249,7 +249,7 @@ def _difference_lines(file: Path, other: Path, result: outcomes.Result) -> Itera
     yield from columns(
         ["CLASS", "VERDICT", "A", "B", "B - A"],
         [
-            [name, verdict.word, *_pair(a, b)]
+            [name, verdict.word, a, b, b - a]
             for name, verdict, a, b in outcomes.differences(first, second)
         ],
     )
@@ -268,7 +268,3 @@ def _difference_lines(file: Path, other: Path, result: outcomes.Result) -> Itera
             for one in result.changes
         ],
     )
-
-
-def _pair(before: int, after: int) -> tuple[int, int, str]:
-    return before, after, f"{after - before:+d}"

@@ -174,7 +174,8 @@ def _feed(
             if elapsed_ns > LONGEST_NS:
                 days = elapsed_ns // 10**9 // 86400
                 raise CaptureError(
-                    f"{name}: packet {traffic.packets} is {days} days after the first: split the capture: editcap -i SECONDS"
+                    f"{name}: packet {traffic.packets} is {days} days after the first: "
+                    "split the capture: editcap -i SECONDS"
                 )
         if one is None:
             traffic.other += 1
