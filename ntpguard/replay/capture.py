@@ -8,9 +8,12 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from ntpguard.errors import NtpguardError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 ETHERNET, SLL, SLL2 = 1, 113, 276
 NULL, LOOP = 0, 108  # 4 bytes of address family before the IP header
@@ -64,9 +67,9 @@ def packets(file: BinaryIO, name: str) -> Iterator[Packet]:
 
     Raises CaptureError if it is none, Damaged behind its last whole packet if more should follow.
     """
-    stream = _buffered(file)
+    stream = io.BufferedReader(cast(io.RawIOBase, file), BUFFER)
     if stream.peek(2)[:2] == GZIP:
-        stream = _buffered(cast(BinaryIO, gzip.GzipFile(fileobj=stream)))
+        stream = io.BufferedReader(_Unzipped(stream), BUFFER)
     source = _Source(stream, name)
     try:
         magic = source.read(4)
@@ -82,8 +85,22 @@ def packets(file: BinaryIO, name: str) -> Iterator[Packet]:
         source.damaged(f"the gzip stream is broken ({error})")
 
 
-def _buffered(file: BinaryIO) -> io.BufferedReader:
-    return io.BufferedReader(cast(io.RawIOBase, file), BUFFER)
+class _Unzipped(io.RawIOBase):
+    """A gzip stream that gives all there is before it says that it is broken: gzip's own keeps for
+    itself what it has read of a piece.
+    """
+
+    def __init__(self, zipped: "io.BufferedReader[Any]") -> None:
+        self._file = gzip.GzipFile(fileobj=zipped)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer)
+        data = self._file.read1(len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 def _refuse(name: str, magic: bytes) -> NoReturn:
@@ -101,7 +118,7 @@ def _refuse(name: str, magic: bytes) -> NoReturn:
 class _Source:
     """A stream that knows where it is."""
 
-    def __init__(self, stream: io.BufferedReader, name: str) -> None:
+    def __init__(self, stream: "io.BufferedReader[Any]", name: str) -> None:
         self.read = stream.read
         self.name = name
         self.record = 0  # how many were whole
