@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import heapq
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from random import Random
@@ -225,7 +226,7 @@ def judging(policy: Policy, servers: Iterable[Address], seed: int) -> Iterator[J
         ipv4_prefix=compiled.table.ipv4_prefix,
         ipv6_prefix=compiled.table.ipv6_prefix,
     )
-    with libbpf.Object.open(maps.object_path()) as program, ExitStack() as held:
+    with _on_one_cpu(), libbpf.Object.open(maps.object_path()) as program, ExitStack() as held:
         constants = lifecycle.constants(table, compiled, STATION, inputs=True)
         program.set_constants(bytes(constants))
         program.set_max_entries("sources", table.buckets)
@@ -234,6 +235,17 @@ def judging(policy: Policy, servers: Iterable[Address], seed: int) -> Iterator[J
         running.write_local_addresses(descriptors, set(servers))
         running.write(descriptors, policy, running.new_document(policy, None))
         yield Judge(policy, program, (table.seed[0], table.seed[1]), held)
+
+
+@contextmanager
+def _on_one_cpu() -> Iterator[None]:
+    """Some budgets are each CPU's own: on several, a result would depend on the scheduler."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _words(

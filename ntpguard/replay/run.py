@@ -2,7 +2,6 @@
 
 import heapq
 import ipaddress
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -60,7 +59,6 @@ def replay(
             servers = _find_servers(file, path.name, ports, progress)
     traffic = Traffic(tuple(servers))
     with ExitStack() as held:
-        held.enter_context(_on_one_cpu())
         judges = [held.enter_context(judging(one, servers, seed)) for one in policies]
         file = held.enter_context(_opened(path))
         _feed(file, path.name, traffic, judges, Random(seed), progress)
@@ -79,17 +77,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise UsageError(f"{path}: cannot read: {error.strerror}") from None
     with file:
         yield file
-
-
-@contextmanager
-def _on_one_cpu() -> Iterator[None]:
-    """Some budgets are each CPU's own: on several, a result would depend on the scheduler."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _datagrams(
@@ -136,7 +123,8 @@ def _find_servers(
         senders, _ = asked[address]
         if len(senders) == FEW or not senders <= found:
             found.add(address)
-    servers = [one for one in map(ipaddress.ip_address, sorted(found)) if not one.is_multicast]
+    ordered = sorted(found, key=lambda one: (len(one), one))
+    servers = [one for one in map(ipaddress.ip_address, ordered) if not one.is_multicast]
     shown = ", ".join(map(str, sorted(ports)))
     if not servers:
         raise CaptureError(
