@@ -189,10 +189,9 @@ def _traffic_lines(capture: Path, result: outcomes.Result) -> Iterator[str]:
         f" from {begin}" if begin else ""
     )
     yield "server     " + ", ".join(map(str, traffic.servers))
-    rate = f", {outcome.requests / traffic.seconds:.1f}/s" if traffic.seconds else ""
-    yield f"judged     {outcome.judged}: {outcome.requests} requests{rate}, " + (
-        f"of {outcome.sources_seen} sources"
-    )
+    rate = f" ({_rate(outcome.requests / traffic.seconds)})" if traffic.seconds else ""
+    requests = f"{outcome.requests} requests{rate} of {outcome.sources_seen} sources"
+    yield f"judged     {outcome.judged}: {requests}, {outcome.judged - outcome.requests} others"
     left_out = f"{traffic.sent} that the server sent, {traffic.cut} cut, {traffic.other} others"
     yield f"not judged {left_out}"
     if outcome.sources_forgotten:

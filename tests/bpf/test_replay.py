@@ -140,7 +140,7 @@ def test_the_table_is_what_people_read(files: Path) -> None:
         == """\
 capture    day.pcap: 382 packets in 3542.0 s from 2023-11-14T22:13:20.000000Z
 server     198.51.100.1, 2001:db8::1
-judged     200: 140 requests, 0.0/s, of 3 sources
+judged     200: 140 requests (2.4/min) of 3 sources, 60 others
 not judged 180 that the server sent, 0 cut, 2 others
 
 pass       185 (92.5%): conform 125, answer 60

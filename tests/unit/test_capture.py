@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+from typing import Any, BinaryIO, cast
 
 import pytest
 from hypothesis import given
@@ -183,6 +184,35 @@ def test_lengths_that_cannot_be_are_damage() -> None:
         found, said = until_damage(one + tail)
         assert found == EXPECTED[:1]
         assert said.startswith(f"{NAME}: record 4, at byte {len(one)}: {what}"), said
+
+
+class Endless(io.RawIOBase):
+    """A capture that never ends, and how much of it was read."""
+
+    def __init__(self) -> None:
+        self.rest = captures.pcap([])
+        self.given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        while len(self.rest) < len(view):
+            self.rest += captures.pcap([RECORDS[0]])[24:] * 1000
+        view[:] = self.rest[: len(view)]
+        self.rest = self.rest[len(view) :]
+        self.given += len(view)
+        return len(view)
+
+
+def test_no_more_of_a_capture_is_read_than_is_needed() -> None:
+    endless = Endless()
+    stream = packets(cast(BinaryIO, endless), NAME)
+    for expected in (1 << 20, 2 << 20, 3 << 20):
+        while endless.given < expected:
+            assert next(stream) == EXPECTED[0]
+        assert endless.given == expected
 
 
 def test_what_is_no_capture_is_named_with_a_remedy() -> None:
