@@ -61,7 +61,7 @@ def replay(
     with ExitStack() as held:
         judges = [held.enter_context(judging(one, servers, seed)) for one in policies]
         file = held.enter_context(_opened(path))
-        _feed(file, path.name, traffic, judges, Random(seed), progress)
+        _feed(file, path.name, traffic, ports, judges, Random(seed), progress)
         if not any(one.judged for one in judges):
             raise CaptureError(_nothing(path.name, traffic, ports))
         outcomes = [_outcome(one, top) for one in judges]
@@ -143,6 +143,7 @@ def _feed(
     file: BinaryIO,
     name: str,
     traffic: Traffic,
+    ports: frozenset[int],
     judges: Sequence[Judge],
     random: Random,
     progress: Progress,
@@ -170,7 +171,7 @@ def _feed(
         elif one.destination not in servers:
             traffic.sent += one.source in servers
             traffic.other += one.source not in servers
-        elif one.cut:
+        elif one.cut and (one.port in ports or not one.payload_at):
             traffic.cut += 1
         else:
             now_ns, chance = START_NS + elapsed_ns, random.getrandbits(32)

@@ -319,14 +319,16 @@ def test_a_truncated_capture_counts_as_far_as_it_goes(files: Path) -> None:
 def test_packets_cut_by_the_snap_length_are_counted_and_said(files: Path) -> None:
     time_ns, frame, _ = record(1, IPV4)
     short = (time_ns, frame[:68], len(frame))
-    Path("short.pcap").write_bytes(captures.pcap([short, short, record(2, IPV4)]))
+    dns = (time_ns, bytes(IPV4.but(destination_port=53))[:68], len(frame))
+    Path("short.pcap").write_bytes(captures.pcap([short, short, dns, record(2, IPV4)]))
     shown = told("short.pcap", "--policy", "ntpguard.toml")
     assert (
         "ntpguard: warning: short.pcap: 2 packets are cut before the end of their NTP header and "
         "not judged: capture with tcpdump -s 256\n"
     ) in shown
     found = data("short.pcap", "--policy", "ntpguard.toml")
-    assert (found["capture"]["cut"], found["policy"]["judged"]) == (2, 1)
+    assert (found["capture"]["cut"], found["capture"]["other"]) == (2, 1)
+    assert found["policy"]["judged"] == 1
     Path("short.pcap").write_bytes(captures.pcap([short, short]))
     assert told("short.pcap", "--policy", "ntpguard.toml", code=1) == (
         "ntpguard: short.pcap: all 2 packets to judge are cut before the end of their NTP header: "
