@@ -261,7 +261,7 @@ def _make_maps(bpffs: Path, compiled: Compiled) -> None:
     with libbpf.Object.open(maps.object_path()) as made:
         made.set_max_entries("sources", shape.buckets)
         made.leave_out(maps.PROGRAM)
-        _load(made)
+        load(made)
         table = abi.Table(
             abi=abi.ABI,
             buckets=shape.buckets,
@@ -278,7 +278,8 @@ def _make_maps(bpffs: Path, compiled: Compiled) -> None:
     staging.rename(pinned.pins(bpffs))
 
 
-def _load(program: libbpf.Object) -> None:
+def load(program: libbpf.Object) -> None:
+    """Loads a program that is open and sized, as this kernel wants it. Raises NtpguardError."""
     release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
     program.set_frags(maps.PROGRAM, release >= FRAGS_SINCE)
     program.load()
@@ -318,7 +319,12 @@ def table_difference(table: abi.Table, shape: TableShape) -> str | None:
     return None
 
 
-def _constants(table: abi.Table, compiled: Compiled, mac: bytes) -> abi.Constants:
+def constants(
+    table: abi.Table, compiled: Compiled, mac: bytes, *, inputs: bool = False
+) -> abi.Constants:
+    """Load-time constants of the program of an interface with this MAC address. `inputs`: clock and
+    chance come from abi.Inputs.
+    """
     ports = [int.from_bytes(port.to_bytes(2, "big"), "little") for port in compiled.ports]
     ports += [ports[0]] * (abi.PORTS - len(ports))
     return abi.Constants(
@@ -329,6 +335,7 @@ def _constants(table: abi.Table, compiled: Compiled, mac: bytes) -> abi.Constant
         ports=(ctypes.c_uint16 * abi.PORTS)(*ports),
         mac=(ctypes.c_uint8 * 6)(*mac),
         ipv4_prefix=table.ipv4_prefix,
+        test=inputs,
     )
 
 
@@ -343,13 +350,13 @@ def _loaded(
     """The program for one interface on the shared maps, and on its counters if it has some."""
     counters = pinned.interface_pins(at, one.ifindex) / "counters"
     with libbpf.Object.open(maps.object_path()) as program:
-        program.set_constants(bytes(_constants(table, compiled, one.mac)))
+        program.set_constants(bytes(constants(table, compiled, one.mac)))
         for name, fd in descriptors.items():
             program.reuse_map(name, fd)
         if counters.exists():
             with maps.descriptor(counters) as fd:
                 program.reuse_map("counters", fd)
-        _load(program)
+        load(program)
         yield program
 
 

@@ -190,15 +190,11 @@ class Running:
     def counts(self) -> Counts:
         """Every counter."""
         counts = Counts()
-        size = abi.size(abi.Counters)
         names = {one.ifindex: one.name for one in self.interfaces()}
         for ifindex, own in self._links.items():
             name = names.get(ifindex, f"if{ifindex}")
             with maps.descriptor(own / "counters", read_only=True) as fd:
-                # also of classes that the policy has no more: a total never goes back
-                for index in range(abi.CLASSES):
-                    raws = libbpf.map_lookup_percpu(fd, index.to_bytes(4, "little"), size)
-                    _add(counts, name, index, [abi.Counters.from_buffer_copy(total(raws))])
+                add_counters(counts, name, fd)
         return counts
 
     def table_counters(self) -> dict[str, Any]:
@@ -363,6 +359,15 @@ def total(cpus: Iterable[bytes]) -> bytes:
     if not counted:
         return bytes(len(raws[0]))
     return array("Q", (sum(words) for words in zip(*counted, strict=True))).tobytes()
+
+
+def add_counters(counts: Counts, name: str, fd: int) -> None:
+    """Adds what an interface's map of counters holds, also of classes that the policy has no more:
+    a total never goes back.
+    """
+    for index in range(abi.CLASSES):
+        raws = libbpf.map_lookup_percpu(fd, index.to_bytes(4, "little"), abi.size(abi.Counters))
+        _add(counts, name, index, [abi.Counters.from_buffer_copy(total(raws))])
 
 
 def _add(counts: Counts, name: str, index: int, cpus: list[abi.Counters]) -> None:

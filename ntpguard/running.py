@@ -262,9 +262,15 @@ def read_table(fd: int) -> abi.Table:
     return abi.Table.from_buffer_copy(raw)
 
 
-def write_local_addresses(descriptors: Mapping[str, int]) -> None:
-    """Tells the packet path this host's addresses: a KoD is sent from no other."""
-    _flag_addresses(descriptors, interfaces.local_addresses(), abi.ADDRESS_LOCAL)
+def write_local_addresses(
+    descriptors: Mapping[str, int], addresses: set[Address] | None = None
+) -> None:
+    """Tells the packet path its host's addresses, by default this host's: a KoD is sent from no
+    other.
+    """
+    if addresses is None:
+        addresses = interfaces.local_addresses()
+    _flag_addresses(descriptors, addresses, abi.ADDRESS_LOCAL)
 
 
 def _fill_destinations(descriptors: Mapping[str, int], compiled: Compiled, copy: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ntpguard import __version__
-from ntpguard.cli import completion, doctor, entries, life, limits, policies, sources, watch
+from ntpguard.cli import completion, doctor, entries, life, limits, policies, replay, sources, watch
 from ntpguard.cli.output import Context, wants_color, watching_stdout
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
@@ -128,6 +128,7 @@ for command in (
     watch.export,
     watch.trace,
     doctor.doctor,
+    replay.replay,
     completion.completion,
 ):
     main.add_command(command)

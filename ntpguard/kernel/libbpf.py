@@ -604,6 +604,35 @@ def test_run(program: int, packet: bytes, repeat: int = 1) -> tuple[int, bytes]:
     return options.retval, out.raw[: options.data_size_out]
 
 
+class Runner:
+    """Runs a program over one packet after the other: what test_run does, in half of the time, for
+    the buffers are made once.
+
+    A packet is put at `address`; what the program makes of it is not given back.
+    """
+
+    def __init__(self, program: int, most_bytes: int) -> None:
+        self._program = program
+        self._packet = ctypes.create_string_buffer(most_bytes)
+        self.address = ctypes.addressof(self._packet)
+        self._options = _TestRunOpts(sz=ctypes.sizeof(_TestRunOpts), data_in=self.address, repeat=1)
+        self._pointer = ctypes.pointer(self._options)
+        self._call = _library().bpf_prog_test_run_opts
+
+    def run(self, size: int) -> int:
+        """The return code for the first `size` bytes at `address`."""
+        options = self._options
+        options.data_size_in = size
+        options.data_size_out = (
+            0  # the run before has set it; it must not be less than this packet's
+        )
+        result = self._call(self._program, self._pointer)
+        if result < 0:
+            _check(result, f"test run of {size} bytes")
+        code: int = options.retval
+        return code
+
+
 def send_frames(program: int, packet: bytes, ifindex: int, count: int) -> None:
     """Runs the program `count` times over live frames of an interface (Linux 5.18): what it
     returns happens to them, and XDP_TX sends.

@@ -26,7 +26,7 @@ def test_the_stack_and_the_walk_are_small_enough_for_linux_6_1(policy: str) -> N
     shape = compiled.table
     table = abi.Table(buckets=1024, ipv4_prefix=shape.ipv4_prefix, ipv6_prefix=shape.ipv6_prefix)
     with libbpf.Object.open(OBJECT) as program:
-        program.set_constants(bytes(lifecycle._constants(table, compiled, SERVER_MAC)))
+        program.set_constants(bytes(lifecycle.constants(table, compiled, SERVER_MAC)))
         text = load_with_log(program, program.load)
     found = re.search(r"stack depth (\S+)\nprocessed (\d+) insns", text)
     assert found, text

@@ -28,9 +28,9 @@ def verify() -> None:
     shape = compile_policy(DEFAULT)
     table = abi.Table(buckets=1024, ipv4_prefix=32, ipv6_prefix=64)
     with libbpf.Object.open(maps.object_path()) as program:
-        program.set_constants(bytes(lifecycle._constants(table, shape, packets.SERVER_MAC)))
+        program.set_constants(bytes(lifecycle.constants(table, shape, packets.SERVER_MAC)))
         program.set_max_entries("sources", table.buckets)
-        print(guard.load_with_log(program, lambda: lifecycle._load(program)))
+        print(guard.load_with_log(program, lambda: lifecycle.load(program)))
 
 
 def judge() -> None:

@@ -12,6 +12,8 @@ import click
 import pytest
 
 from ntpguard.cli import main
+from tests import captures
+from tests.bpf.packets import IPV4
 from tests.lab.lab import SERVER, Lab, inside
 from tests.lab.test_lab import POLICY, pytestmark
 
@@ -60,6 +62,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         (one.directory / "etc/ntpguard").mkdir(exist_ok=True)
         for folder in ("etc/ntpguard", "."):
             (one.directory / folder / "ntpguard.toml").write_text(POLICY + CAMPUS)
+        (one.directory / "new.toml").write_text(POLICY)
+        requests = [(second * 10**9, bytes(IPV4), None) for second in range(3)]
+        (one.directory / "ntp.pcap").write_bytes(captures.pcap(requests))
         yield one
 
 

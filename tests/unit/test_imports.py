@@ -21,6 +21,7 @@ ORDER = [
     "reading",
     "health",
     "applying",
+    "replay",
     "doctor",
     "exporter",
     "trace",
