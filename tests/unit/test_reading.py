@@ -6,7 +6,8 @@ import time
 import pytest
 
 from ntpguard import abi
-from ntpguard.reading import busiest, read_slot, total
+from ntpguard.reading import total
+from ntpguard.sources import busiest, read_slot
 
 SEED = (1, 2)
 
