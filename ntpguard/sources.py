@@ -19,7 +19,8 @@ KEY, GCRA, AUX, STAT = (abi.WAYS * i for i in range(4))
 DEAF_SECONDS = 15 * 60
 IPV4_TAG = abi.KEY_IPV4_TAG >> abi.KEY_TAG_SHIFT
 PREFIX_LENGTHS = (24, 48)  # of IPv4 and IPv6: what sources are put together to
-IPV6_REST = (1 << 64 - PREFIX_LENGTHS[1]) - 1
+# of a key's first octet: all ones for the tag of IPv4, which no unicast IPv6 address begins with
+KEEP_IPV4 = bytes(255) + b"\xff"
 
 Words: TypeAlias = "memoryview[int]"
 Sums = defaultdict[int, int]
@@ -163,27 +164,27 @@ def by_class(words: Words) -> list[Group]:
 
 def by_prefix(words: Words, count: int, sort: str) -> list[Group]:
     """The prefixes (IPv4 /24, IPv6 /48) with the most requests or excess, the most first."""
+    columns = [_prefix_keys(words, way) for way in range(abi.WAYS)]
     totals: Sums = defaultdict(int)
-    for way in range(abi.WAYS):
+    for way, keys in enumerate(columns):
         values = _column(words, way, sort, 0)
-        _add(totals, compress(zip(_masked(words, way, 1), values, strict=True), values))
+        for key, value in zip(compress(keys, values), filter(None, values), strict=True):
+            totals[key] += value
     totals.pop(0, None)  # slots that are empty but not zero
-    folded: Sums = defaultdict(int)
-    _add(folded, ((_prefix_of(key), value) for key, value in totals.items()))
-    chosen = heapq.nlargest(count, folded, key=folded.__getitem__)
+    # a flood of forged sources makes a million prefixes: no call for each of them
+    least = min(heapq.nlargest(count, totals.values()), default=0)
+    best = [(value, key) for key, value in totals.items() if value >= least]
+    chosen = [key for _, key in heapq.nlargest(count, best)]
     found = {key: [0, 0, 0] for key in chosen}
-    some_ipv6 = any(key >> abi.KEY_TAG_SHIFT != IPV4_TAG for key in chosen)
-    for way in range(abi.WAYS):
+    for way, keys in enumerate(columns):
         with _halves(words) as halves:
             requests, excess = _counts(halves, way)
-        for octets in (1, 2) if some_ipv6 else (1,):
-            rows = zip(_masked(words, way, octets), requests, excess, strict=True)
-            for key, asked, over in rows:
-                if key in found and (key >> abi.KEY_TAG_SHIFT == IPV4_TAG) == (octets == 1):
-                    sums = found[key]
-                    sums[0] += 1
-                    sums[1] += asked
-                    sums[2] += over
+        rows = zip(keys, requests, excess, strict=True)
+        for key, asked, over in compress(rows, map(found.__contains__, keys)):
+            sums = found[key]
+            sums[0] += 1
+            sums[1] += asked
+            sums[2] += over
     return [Group(key, *found[key]) for key in chosen]
 
 
@@ -192,18 +193,16 @@ def _add(sums: Sums, pairs: Iterable[tuple[int, int]]) -> None:
         sums[key] += value
 
 
-def _prefix_of(key: int) -> int:
-    """Of a key without its last octet: an IPv6 /48 lacks two."""
-    return key if key >> abi.KEY_TAG_SHIFT == IPV4_TAG else key & ~IPV6_REST
-
-
-def _masked(words: Words, way: int, octets: int) -> list[int]:
-    """Every key in a way, without its last octets: IPv4 without one is a /24."""
+def _prefix_keys(words: Words, way: int) -> Words:
+    """Every key in a way without its last octets: one of IPv4, two of IPv6."""
     raw = bytearray(words[KEY + way :: WORDS_PER_BUCKET].tobytes())
-    for octet in range(octets):
-        raw[octet::8] = bytes(len(raw) // 8)
-    with memoryview(raw) as view, view.cast("Q") as keys:
-        return keys.tolist()
+    length = len(raw) // 8
+    raw[0::8] = bytes(length)
+    # the second one is kept where the first one says IPv4, of all keys at once
+    kept = int.from_bytes(raw[7::8].translate(KEEP_IPV4), "little")
+    second = int.from_bytes(raw[1::8], "little") & kept
+    raw[1::8] = second.to_bytes(length, "little")
+    return memoryview(raw).cast("Q")
 
 
 def prefix_text(key: int, ipv4_prefix: int, ipv6_prefix: int) -> str:
