@@ -106,10 +106,13 @@ class Explanation:
 
 def explain(guard: Running, address: Address) -> Explanation:
     """Everything about the source that an address belongs to, and what holds for the address."""
-    policy, document = guard.policy(), guard.document()
+    while True:  # until no other policy was applied between what belongs together
+        revision = guard.revision()
+        policy, document, match = guard.policy(), guard.document(), guard.match(address)
+        if guard.revision() == revision:
+            break
     key = guard.key(address)
     name = abi.source_of_key(key, guard.table.ipv6_prefix)
-    match = guard.match(address)
     own = policy.classes[match.class_index]
     entries = guard.live_entries()
     covering = [(one, note) for one, note in entries if address in one.prefix]

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, islice
 from typing import TypeAlias
 
 from ntpguard import abi
@@ -173,8 +173,9 @@ def by_prefix(words: Words, count: int, sort: str) -> list[Group]:
     totals.pop(0, None)  # slots that are empty but not zero
     # a flood of forged sources makes a million prefixes: no call for each of them
     least = min(heapq.nlargest(count, totals.values()), default=0)
-    best = [(value, key) for key, value in totals.items() if value >= least]
-    chosen = [key for _, key in heapq.nlargest(count, best)]
+    best = sorted(((value, key) for key, value in totals.items() if value > least), reverse=True)
+    ties = (key for key, value in totals.items() if value == least)
+    chosen = [*(key for _, key in best), *islice(ties, count - len(best))]
     found = {key: [0, 0, 0] for key in chosen}
     for way, keys in enumerate(columns):
         with _halves(words) as halves:

@@ -131,7 +131,7 @@ def show_lines(one: Explanation, *, verbose: bool) -> Iterator[str]:
     if one.upstream:
         yield f"upstream   {one.upstream}: its answers pass"
     if own.action == "limit":
-        yield f"limit      {own.rate} burst {own.burst}{_temporary(one)}, {standing.left} left now"
+        yield f"limit      {own.rate} burst {own.burst}, {standing.left} left now{_temporary(one)}"
     else:
         yield f"action     {own.action}"
     yield from _state(one)

@@ -185,9 +185,11 @@ def test_elsewhere_than_on_a_terminal_each_look_is_a_block(guard: Path) -> None:
     assert " - " in blocks[0] and " 0.0 " in blocks[1]
 
 
-def terminal(call: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Exit code, and what a terminal was sent, of a command that ends by Ctrl-C once it has drawn
-    twice.
+def terminal(
+    call: list[str], environment: dict[str, str], stop: signal.Signals = signal.SIGINT
+) -> tuple[int, str]:
+    """Exit code, and what a terminal was sent, of a command that is stopped once it has drawn twice:
+    by Ctrl-C, as it is typed, or by another signal.
     """
     outer, inner = pty.openpty()
     shown = bytearray()
@@ -217,7 +219,10 @@ def terminal(call: list[str], environment: dict[str, str]) -> tuple[int, str]:
         thread.start()
         try:
             assert drawn.wait(60), shown
-            os.write(outer, b"\x03")
+            if stop == signal.SIGINT:
+                os.write(outer, b"\x03")
+            else:
+                process.send_signal(stop)
             code = process.wait(timeout=60)
         finally:
             process.kill()
@@ -226,8 +231,11 @@ def terminal(call: list[str], environment: dict[str, str]) -> tuple[int, str]:
     return code, shown.decode()
 
 
-def test_on_a_terminal_rich_draws_in_place_and_gives_the_screen_back(guard: Path) -> None:
-    code, shown = terminal([NTPGUARD, "top", "-w", "0.3"], {})
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_on_a_terminal_rich_draws_in_place_and_gives_the_screen_back(
+    guard: Path, stop: signal.Signals
+) -> None:
+    code, shown = terminal([NTPGUARD, "top", "-w", "0.3"], {}, stop)
     assert code == 0
     assert "\x1b[?1049h" in shown and "\x1b[?25l" in shown
     assert "203.0.112.9" in shown and "Traceback" not in shown
