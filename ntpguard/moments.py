@@ -73,7 +73,7 @@ class Moment:
 
     def rfc3339(self) -> str:
         """When it comes on the wall clock as that is set now."""
-        return _text(datetime.now(UTC) + timedelta(seconds=self.left_seconds()))
+        return rfc3339(datetime.now(UTC) + timedelta(seconds=self.left_seconds()))
 
     def left(self) -> str:
         """The time until it comes: "42s", "8m", "24h"."""
@@ -95,5 +95,6 @@ def span(seconds: float) -> str:
     return f"{max(0, round(seconds))}s"
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+def rfc3339(when: datetime) -> str:
+    """A time with its zone, as all JSON has it: UTC, in whole seconds, with Z."""
+    return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

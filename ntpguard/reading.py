@@ -1,29 +1,26 @@
 """Snapshots of the running guard. Takes no lock, writes nothing."""
 
-import heapq
 import ipaddress
 import os
-import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ntpguard import abi, entries, running, temporary, tries
+from ntpguard import abi, entries, running, sources, temporary, tries
 from ntpguard.errors import NotRunning, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.moments import Moment, monotonic_ns
-from ntpguard.policy.compile import class_rule
-from ntpguard.policy.model import ClassPolicy, Policy
-from ntpguard.words import Action, Family, Mode, Reason, Verdict
+from ntpguard.policy.kinds import Address, Network
+from ntpguard.policy.model import Policy
+from ntpguard.sources import Group, Source
+from ntpguard.words import Family, Mode, Reason, Verdict
 
-WORDS_PER_BUCKET = abi.size(abi.Bucket) // 8
-KEY, GCRA, AUX, STAT = (abi.WAYS * i for i in range(4))
-HALF = (1 << 32) - 1
-DEAF_SECONDS = 15 * 60
 SPARE = 64  # slots to look at besides those asked for: some are torn, or empty but not zero
 
 
@@ -45,19 +42,12 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One source as its slot has it; both counts wrap at 2^32."""
+class Match:
+    """What the running prefixes say of an address, and the longest of them that holds it."""
 
-    source: str
-    key: int
-    requests: int
-    excess: int
-    class_index: int | None  # None: found in older prefixes, looked up again by the next request
-    tat_ahead_seconds: float  # negative: idle for so long
-    excess_since_pass: int
-    unheeded: int
-    deaf: bool
-    established: bool
+    class_index: int
+    prefix: Network | None
+    upstream: bool
 
 
 @dataclass(frozen=True)
@@ -88,35 +78,6 @@ class Counts:
         return totals
 
 
-def read_slot(
-    words: "memoryview[int]", index: int, way: int, seed: tuple[int, int]
-) -> tuple[int, int, int, int] | None:
-    """(key, gcra, aux, stat) of a slot, or None if it is empty, being filled, or torn."""
-    base = index * WORDS_PER_BUCKET + way
-    gcra = words[base + GCRA]
-    key, aux, stat = words[base + KEY], words[base + AUX], words[base + STAT]
-    if not key or gcra & abi.GCRA_BUSY or words[base + GCRA] != gcra:
-        return None
-    mark = abi.field(gcra, abi.GCRA_FINGERPRINT_SHIFT, abi.GCRA_FINGERPRINT_BITS)
-    if abi.fingerprint(key, seed) != mark:
-        return None
-    return key, gcra, aux, stat
-
-
-def busiest(words: "memoryview[int]", count: int, sort: str) -> list[tuple[int, int]]:
-    """(bucket, way) of the slots with the most requests or excess, the most first.
-
-    Works on whole columns: a table with a million sources takes a fraction of a second.
-    """
-    best: list[tuple[int, int, int]] = []
-    for way in range(abi.WAYS):
-        column = words[STAT + way :: WORDS_PER_BUCKET].tolist()
-        values = column if sort == "requests" else [value & HALF for value in column]
-        ranked = heapq.nlargest(count, range(len(values)), key=values.__getitem__)
-        best += [(values[bucket], bucket, way) for bucket in ranked if values[bucket]]
-    return [(bucket, way) for _, bucket, way in heapq.nlargest(count, best)]
-
-
 class Running:
     """An open view of the guard in this network namespace."""
 
@@ -142,13 +103,16 @@ class Running:
     def mode(self) -> Mode:
         """The mode that packets see now, as the packet path decides it."""
         root = self.root()
-        copy = abi.field(root, abi.ROOT_POLICY_SHIFT, 1).to_bytes(4, "little")
-        raw = libbpf.map_lookup(self._maps["policy"], copy, abi.size(abi.Policy))
-        assert raw is not None, "an array has every key"
-        policy = abi.Policy.from_buffer_copy(raw)
+        policy = self._compiled(root)
         if policy.mode_until_ns and monotonic_ns() >= policy.mode_until_ns:
             return Mode(policy.mode_after)
         return Mode(abi.field(root, abi.ROOT_MODE_SHIFT, abi.ROOT_MODE_BITS))
+
+    def _compiled(self, root: int) -> abi.Policy:
+        copy = abi.field(root, abi.ROOT_POLICY_SHIFT, 1).to_bytes(4, "little")
+        raw = libbpf.map_lookup(self._maps["policy"], copy, abi.size(abi.Policy))
+        assert raw is not None, "an array has every key"
+        return abi.Policy.from_buffer_copy(raw)
 
     def ending(self, what: str) -> Ending | None:
         """When a temporary change ends, and the policy that then holds; `what` as
@@ -235,75 +199,117 @@ class Running:
             memory.close()
 
     def top(self, count: int, sort: str) -> list[Source]:
-        """The sources with the most requests or excess."""
-        patience = self.policy().kod_patience  # a long policy takes a tenth of a second to parse
+        """The sources with the most requests, excess, or KoDs not heeded ("kod"); or those whose
+        excess was noted last ("last").
+        """
+        if sort == "last":
+            return self._last(count)
+        read = self._reader()
         with self._words() as words:
-            found: list[Source] = []
-            for bucket, way in busiest(words, count + SPARE, sort):
-                slot = read_slot(words, bucket, way, self.seed)
-                if slot and len(found) < count:
-                    found.append(self._source(*slot, patience))
-            return found
+            found = (
+                sources.read_slot(words, bucket, way, self.seed)
+                for bucket, way in sources.busiest(words, count + SPARE, sort, monotonic_ns())
+            )
+            return [read(slot) for slot in islice(filter(None, found), count)]
 
-    def find(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Source | None:
-        """The source that an address belongs to, if it has a slot."""
-        key = abi.source_key(address, self.table.ipv4_prefix, self.table.ipv6_prefix)
-        bucket = abi.hash_key(key, self.seed) & (self.table.buckets - 1)
+    def top_prefixes(self, count: int, sort: str) -> list[Group]:
+        """The prefixes (sources.PREFIX_LENGTHS) whose sources have the most requests or excess."""
         with self._words() as words:
-            for way in range(abi.WAYS):
-                slot = read_slot(words, bucket, way, self.seed)
-                if slot and slot[0] == key:
-                    return self._source(*slot, self.policy().kod_patience)
+            return sources.by_prefix(words, count, sort)
+
+    def top_classes(self) -> list[tuple[int | None, Group]]:
+        """The sources of each class, by its index. None: found in older prefixes."""
+        root = self.root()
+        now = abi.field(root, abi.ROOT_GENERATION_SHIFT, abi.ROOT_GENERATION_BITS)
+        known: list[tuple[int | None, Group]] = []
+        older = Group(-1, 0, 0, 0)
+        with self._words() as words:
+            found = sources.by_class(words)
+        for one in found:
+            if one.key >> abi.AUX_CLASS_BITS == now:
+                known.append((one.key & (abi.CLASSES - 1), one))
+            else:
+                older = Group(
+                    older.key,
+                    older.sources + one.sources,
+                    older.requests + one.requests,
+                    older.excess + one.excess,
+                )
+        return [*known, (None, older)] if older.sources else known
+
+    def _last(self, count: int) -> list[Source]:
+        """The noted sources that still have a slot, the one noted last first."""
+        seen = []
+        for key in list(libbpf.map_keys(self._maps["offenders"], 8)):
+            noted = self.offender(int.from_bytes(key, "little"))
+            if noted:
+                seen.append((noted.last_seen_ns, int.from_bytes(key, "little")))
+        read = self._reader()
+        with self._words() as words:
+            found = (self._slot(words, key) for _, key in sorted(seen, reverse=True))
+            return [read(slot) for slot in islice(filter(None, found), count)]
+
+    def offender(self, key: int) -> abi.Offender | None:
+        """What is noted of a source, by its key, if it ever was over its limit. A reader that
+        races the packet path may see parts of two packets.
+        """
+        raw = libbpf.map_lookup(
+            self._maps["offenders"], key.to_bytes(8, "little"), abi.size(abi.Offender)
+        )
+        return abi.Offender.from_buffer_copy(raw) if raw else None
+
+    def key(self, address: Address) -> int:
+        """The key of the source that an address belongs to."""
+        return abi.source_key(address, self.table.ipv4_prefix, self.table.ipv6_prefix)
+
+    def find(self, address: Address) -> Source | None:
+        """The source that an address belongs to, if it has a slot."""
+        with self._words() as words:
+            slot = self._slot(words, self.key(address))
+        return self._reader()(slot) if slot else None
+
+    def _slot(self, words: "memoryview[int]", key: int) -> sources.Slot | None:
+        bucket = abi.hash_key(key, self.seed) & (self.table.buckets - 1)
+        for way in range(abi.WAYS):
+            slot = sources.read_slot(words, bucket, way, self.seed)
+            if slot and slot[0] == key:
+                return slot
         return None
 
-    def _source(self, key: int, gcra: int, aux: int, stat: int, patience: int) -> Source:
-        now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        ahead = (gcra >> abi.GCRA_TAT_SHIFT) - (now_ns >> abi.GCRA_UNIT_SHIFT)
-        kod_time = abi.field(aux, abi.AUX_KOD_TIME_SHIFT, abi.AUX_KOD_TIME_BITS)
-        since = ((now_ns >> abi.KOD_UNIT_SHIFT) - kod_time) & 0xFFFF
-        unheeded = abi.field(aux, abi.AUX_UNHEEDED_SHIFT, abi.AUX_UNHEEDED_BITS)
-        known = abi.field(aux, abi.AUX_GENERATION_SHIFT, abi.AUX_GENERATION_BITS) == abi.field(
-            self.root(), abi.ROOT_GENERATION_SHIFT, abi.ROOT_GENERATION_BITS
-        )
-        fresh = kod_time and (since << abi.KOD_UNIT_SHIFT) / 1e9 <= DEAF_SECONDS
-        return Source(
-            source=abi.source_of_key(key, self.table.ipv6_prefix),
-            key=key,
-            requests=stat >> abi.STAT_REQUESTS_SHIFT,
-            excess=stat & HALF,
-            class_index=abi.field(aux, abi.AUX_CLASS_SHIFT, abi.AUX_CLASS_BITS) if known else None,
-            tat_ahead_seconds=(ahead << abi.GCRA_UNIT_SHIFT) / 1e9,
-            excess_since_pass=abi.field(aux, abi.AUX_EXCESS_SHIFT, abi.AUX_EXCESS_BITS),
-            unheeded=unheeded if fresh else 0,
-            deaf=bool(fresh and unheeded >= patience),
-            established=bool(abi.field(aux, abi.AUX_ESTABLISHED_SHIFT, abi.AUX_ESTABLISHED_BITS)),
+    def _reader(self) -> Callable[[sources.Slot], Source]:
+        """Makes a Source of a slot, as the running policy has it now."""
+        root = self.root()
+        return partial(
+            sources.read_source,
+            now_ns=monotonic_ns(),
+            ipv6_prefix=self.table.ipv6_prefix,
+            generation=abi.field(root, abi.ROOT_GENERATION_SHIFT, abi.ROOT_GENERATION_BITS),
+            # not from the policy's text: a long one takes a tenth of a second to parse
+            patience=self._compiled(root).kod_patience,
         )
 
-    def match(
-        self, address: ipaddress.IPv4Address | ipaddress.IPv6Address
-    ) -> tuple[int, str | None]:
-        """The class of an address in the running prefixes, and the prefix that matched."""
+    def match(self, address: Address) -> Match:
+        """What the running prefixes say of an address: the packet path's own answer."""
         version = address.version
         outer = self._maps[f"prefixes_ipv{version}"]
         copy = abi.field(self.root(), abi.ROOT_PREFIXES_SHIFT, 1)
         inner = libbpf.map_lookup(outer, copy.to_bytes(4, "little"), 4)
         if inner is None:
-            return 0, None
+            return Match(0, None, False)
         fd = libbpf.map_by_id(int.from_bytes(inner, "little"))
         try:
             value = libbpf.map_lookup(fd, running.trie_key(ipaddress.ip_network(address)), 4)
         finally:
             os.close(fd)
         if value is None:
-            return 0, None
+            return Match(0, None, False)
         packed = int.from_bytes(value, "little")
         length = abi.field(packed, abi.PREFIX_LENGTH_SHIFT, 8)
         prefix = ipaddress.ip_network((address, length), strict=False)
-        return packed & (abi.CLASSES - 1), str(prefix)
+        upstream = bool(packed >> abi.PREFIX_UPSTREAM_SHIFT & 1)
+        return Match(packed & (abi.CLASSES - 1), prefix, upstream)
 
-    def entry(
-        self, address: ipaddress.IPv4Address | ipaddress.IPv6Address
-    ) -> entries.LiveEntry | None:
+    def entry(self, address: Address) -> entries.LiveEntry | None:
         """The live entry that holds for an address: the longest that has not expired."""
         found = [one for one in entries.read_entries(self._maps) if address in one.prefix]
         return max(found, key=lambda one: one.prefix.prefixlen, default=None)
@@ -320,36 +326,6 @@ class Running:
             ),
         )
         return [(one, entries.note_of(document, one)) for one in found]
-
-    def next_request(
-        self, one: Source | None, class_index: int, entry: entries.LiveEntry | None = None
-    ) -> str:
-        """What a plain request of this source would meet now, in words."""
-        policy = self.policy()
-        own = policy.classes[class_index]
-        if self.mode() == Mode.OFF:
-            return "passes: mode is off"
-        what = _next(own, one, entry)
-        canary = own.mode == "observe" and not (entry and entry.action == Action.BLOCK)
-        if what.startswith("passes") or not (self.mode() == Mode.OBSERVE or canary):
-            return what
-        return f"passes: mode is observe; else {what}"
-
-
-def _next(own: ClassPolicy, one: Source | None, entry: entries.LiveEntry | None) -> str:
-    if entry:
-        verb = "dropped" if entry.action == Action.BLOCK else "passes"
-        return f"{verb}: live entry {entry.prefix} is {entry.action.word}"
-    if own.action == "block":
-        return f"dropped: class {own.name} is blocked"
-    if own.action == "exempt":
-        return f"passes: class {own.name} is exempt"
-    units = class_rule(own).limit.burst_tolerance >> abi.GCRA_TAT_SHIFT
-    wait = one.tat_ahead_seconds - (units << abi.GCRA_UNIT_SHIFT) / 1e9 if one else 0
-    if wait <= 0:
-        return f"passes: within {own.rate} burst {own.burst}"
-    rest = "is dropped: deaf" if one and one.deaf else "is kissed or dropped"
-    return f"excess for {wait:.1f} s more: 1 in {1 / float(own.leak):.0f} passes, the rest {rest}"
 
 
 def total(cpus: Iterable[bytes]) -> bytes:

@@ -1,11 +1,12 @@
-"""Arguments that several commands take: a time, a prefix."""
+"""Arguments that commands take: a time, a prefix, a source."""
 
+import ipaddress
 import re
 
 import click
 
 from ntpguard.errors import UsageError
-from ntpguard.policy.kinds import Network, PrefixKind
+from ntpguard.policy.kinds import Address, Network, PrefixKind
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_DAYS = 3650
@@ -57,3 +58,21 @@ class Prefix(click.ParamType):
         if mapped:
             raise UsageError(f"{value}: IPv4 is written as such: did you mean {mapped}?")
         return prefix
+
+
+def parse_source(text: str) -> tuple[Address, int | None]:
+    """An address, and the prefix length written behind it. Raises UsageError."""
+    head, slash, _ = text.partition("/")
+    try:
+        address = ipaddress.ip_address(head)
+    except ValueError:
+        raise UsageError(f"{text}: no IP address: write it like 203.0.113.7") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+        plain = head.partition("%")[0]
+        raise UsageError(f"{text}: sources are known without an interface: write {plain}")
+    if not slash:
+        return address, None
+    try:
+        return address, ipaddress.ip_network(text, strict=False).prefixlen
+    except ValueError:
+        raise UsageError(f"{text}: no such prefix: write the address alone: {head}") from None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from ntpguard import health, lifecycle, live, reading
 from ntpguard.cli.arguments import Duration
 from ntpguard.cli.output import Context
-from ntpguard.moments import span
+from ntpguard.moments import rfc3339, span
 from ntpguard.policy.check import DEFAULT, read_policy
 from ntpguard.temporary import MODE, limit_of
 from ntpguard.words import Family, Mode, Verdict
@@ -99,8 +100,10 @@ def down(context: Context, interfaces: tuple[str, ...]) -> None:
         context.message("removed what an interruption had left")
 
 
-@click.command(epilog="Exit codes: 0 healthy, 1 degraded, 4 not running.")
-@click.option("--brief", is_flag=True, help="One line.")
+@click.command(
+    epilog="Example: ntpguard status --brief\n\nExit codes: 0 healthy, 1 degraded, 4 not running."
+)
+@click.option("--brief", is_flag=True, help="One line: how it stands, mode, where, problems.")
 @click.pass_context
 def status(click_context: click.Context, brief: bool) -> None:
     """What is attached where, the mode, the policy, the verdicts, the table, what is wrong."""
@@ -147,7 +150,9 @@ def status(click_context: click.Context, brief: bool) -> None:
         ]
     lines += [f"{paint('problem')}    {problem}" for problem in problems]
     state = paint("degraded" if problems else "ok")
-    context.emit(data, [f"{state}: {mode}{then} on {where}; {verdicts}"] if brief else lines)
+    count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+    brief_line = f"{state}: {mode}{then} on {where}; {count}; {verdicts}"
+    context.emit(data, [brief_line] if brief else lines)
     click_context.exit(1 if problems else 0)
 
 
@@ -159,7 +164,7 @@ def _status(guard: reading.Running, counts: reading.Counts) -> dict[str, Any]:
         "mode": guard.mode().word,
         "policy": {
             "file": document["file"],
-            "applied": document["applied"],
+            "applied": rfc3339(datetime.fromisoformat(document["applied"])),
             "revision": guard.revision(),
             "differs_from_file": guard.differs_from_file(),
         },

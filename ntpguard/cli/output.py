@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from ntpguard.errors import NtpguardError
+from ntpguard.moments import rfc3339
 
 SCHEMA = 1
 STDOUT_ERRORS = (errno.ENOSPC, errno.EPIPE, errno.EIO)
@@ -86,8 +87,7 @@ class Context:
 
 def envelope(data: Any) -> dict[str, Any]:
     """The object that all JSON comes in."""
-    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return {"schema": SCHEMA, "time": now, "data": data}
+    return {"schema": SCHEMA, "time": rfc3339(datetime.now(UTC)), "data": data}
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:

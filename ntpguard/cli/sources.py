@@ -1,84 +1,136 @@
 """top, show."""
 
-import dataclasses
-import ipaddress
+import time
 from typing import Any
 
 import click
 
 from ntpguard import reading
+from ntpguard.cli.arguments import parse_source
+from ntpguard.cli.explained import ago, show_data, show_lines, source_data, when
 from ntpguard.cli.output import Context, columns
+from ntpguard.cli.redraw import screen, until_stopped
 from ntpguard.errors import UsageError
-from ntpguard.policy.model import Policy
+from ntpguard.explain import explain
+from ntpguard.ranking import BY, SORTS, Ranked, Ranking
+from ntpguard.sources import Source
+
+WATCH_SECONDS = "2"
 
 
-def letter(one: reading.Source) -> str:
+def letter(one: Source) -> str:
     """ntpq mrulist's verdict letter: K kissed and still at it, L limited, else a dot."""
     if one.excess_since_pass == 0:
         return "."
     return "K" if one.unheeded else "L"
 
 
-def _data(one: reading.Source, policy: Policy) -> dict[str, Any]:
-    data = dataclasses.asdict(one)
-    del data["key"]
-    index = data.pop("class_index")
-    classes = policy.classes
-    known = index is not None and index < len(classes)
-    return {**data, "class": classes[index].name if known else None}
-
-
-@click.command(epilog="Example: ntpguard top -n 5 --sort excess")
+@click.command(epilog="Example: ntpguard top -n 5 --sort excess --by prefix")
 @click.option("-n", "count", type=click.IntRange(1, 10_000), default=20, show_default=True)
 @click.option(
-    "--sort", type=click.Choice(["requests", "excess"]), default="excess", show_default=True
+    "--sort",
+    type=click.Choice(SORTS),
+    default="excess",
+    show_default=True,
+    help="last: whose excess was noted last; kod: most KoDs not heeded. Both of sources only.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(BY),
+    default="source",
+    show_default=True,
+    help="prefix: sources put together to IPv4 /24 and IPv6 /48.",
+)
+@click.option(
+    "-w",
+    "--watch",
+    "seconds",
+    type=click.FloatRange(0.1, 86400),
+    is_flag=False,
+    flag_value=WATCH_SECONDS,
+    metavar="[SECONDS]",
+    help=f"Again every so many seconds ({WATCH_SECONDS}), with rates, until Ctrl-C.",
 )
 @click.pass_obj
-def top(context: Context, count: int, sort: str) -> None:
-    """The sources with the most excess, or requests. R: K ignores KoDs, L over its limit."""
+def top(context: Context, count: int, sort: str, by: str, seconds: float | None) -> None:
+    """The sources with the most excess, or requests. R: K ignores KoDs, L over its limit.
+
+    LAST: since its excess was noted, of which there is a sample. With -w, -o ndjson prints an
+    object for each source, every time.
+    """
+    ranking = Ranking(by, sort, count)
+    if seconds is None:
+        found = _look(context, ranking)
+        context.emit([_data(one, by) for one in found], _lines(context, found, by, rates=False))
+        return
+    if context.output == "json":
+        raise UsageError("-w: one JSON document would have no end: use -o ndjson")
+    with until_stopped(), screen() as draw:
+        while True:
+            found = _look(context, ranking)
+            if context.output == "table":
+                draw(list(_lines(context, found, by, rates=True)))
+            else:
+                context.emit([_data(one, by) for one in found], [])
+            time.sleep(seconds)
+
+
+def _look(context: Context, ranking: Ranking) -> list[Ranked]:
+    # anew each time: another policy may have made another table
     with reading.open_running(context.bpffs) as guard:
-        policy = guard.policy()
-        found = guard.top(count, sort)
-    data = [_data(one, policy) for one in found]
-    header = ["SOURCE", "REQUESTS", "EXCESS", "R", "CLASS"]
-    rows: list[list[object]] = [
-        [one.source, one.requests, one.excess, letter(one), own["class"] or "-"]
-        for one, own in zip(found, data, strict=True)
-    ]
+        return ranking.look(guard)
+
+
+def _data(one: Ranked, by: str) -> dict[str, Any]:
+    rates = {
+        "requests_per_second": one.requests_per_second,
+        "excess_per_second": one.excess_per_second,
+    }
+    if one.source:
+        return source_data(one.source, one.class_name) | {"last_seen": when(one.last_seen)} | rates
+    counts = {"sources": one.sources, "requests": one.requests, "excess": one.excess}
+    return {by: one.name} | counts | rates
+
+
+def _lines(context: Context, found: list[Ranked], by: str, *, rates: bool) -> list[str]:
+    header = [by.upper(), "REQUESTS", "EXCESS"]
+    rows: list[list[object]] = [[one.name or "-", one.requests, one.excess] for one in found]
+    if rates:
+        header += ["REQ/S", "EXC/S"]
+        for row, one in zip(rows, found, strict=True):
+            row += [_rate(one.requests_per_second), _rate(one.excess_per_second)]
+    if by != "source":
+        header.insert(1, "SOURCES")
+        for row, one in zip(rows, found, strict=True):
+            row.insert(1, one.sources)
+        return list(columns(header, rows))
+    header += ["R", "LAST", "CLASS"]
+    for row, one in zip(rows, found, strict=True):
+        last = ago(one.last_seen) if one.last_seen else "-"
+        row += [letter(one.source) if one.source else "", last, one.class_name or "-"]
     if context.verbose:
         header += ["SINCE PASS", "UNHEEDED", "DEAF", "TAT AHEAD"]
         for row, one in zip(rows, found, strict=True):
-            deaf = "yes" if one.deaf else "no"
-            row += [one.excess_since_pass, one.unheeded, deaf, f"{one.tat_ahead_seconds:.1f} s"]
-    context.emit(data, columns(header, rows))
+            if one.source:
+                deaf = "yes" if one.source.deaf else "no"
+                ahead = f"{one.source.tat_ahead_seconds:.1f} s"
+                row += [one.source.excess_since_pass, one.source.unheeded, deaf, ahead]
+    return list(columns(header, rows))
 
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def parse_source(text: str) -> tuple[Address, int | None]:
-    """An address, and the prefix length written behind it. Raises UsageError."""
-    head, slash, _ = text.partition("/")
-    try:
-        address = ipaddress.ip_address(head)
-    except ValueError:
-        raise UsageError(f"{text}: no IP address: write it like 203.0.113.7") from None
-    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
-        plain = head.partition("%")[0]
-        raise UsageError(f"{text}: sources are known without an interface: write {plain}")
-    if not slash:
-        return address, None
-    try:
-        return address, ipaddress.ip_network(text, strict=False).prefixlen
-    except ValueError:
-        raise UsageError(f"{text}: no such prefix: write the address alone: {head}") from None
+def _rate(per_second: float | None) -> str:
+    return "-" if per_second is None else f"{per_second:.1f}"
 
 
 @click.command(epilog="Example: ntpguard show 203.0.113.7")
 @click.argument("source")
 @click.pass_obj
 def show(context: Context, source: str) -> None:
-    """All that is known of one source: its class and why, its counts, what happens next."""
+    """All that is known of one source: its class and why, its counts, what happens next.
+
+    What is told of its limit and its KoDs is as of now; its header is the last one noted of its
+    excess, of which there is a sample. A client is guessed from that: a shape is no proof.
+    """
     address, length = parse_source(source)
     with reading.open_running(context.bpffs) as guard:
         own_length = guard.table.ipv4_prefix if address.version == 4 else guard.table.ipv6_prefix
@@ -87,41 +139,5 @@ def show(context: Context, source: str) -> None:
                 f"{source}: not one source: an IPv{address.version} source is a /{own_length}: "
                 f"write one address, like {address}"
             )
-        policy = guard.policy()
-        one = guard.find(address)
-        index, prefix = guard.match(address)
-        own = policy.classes[index]
-        entry = guard.entry(address)
-        following = guard.next_request(one, index, entry)
-    data = {
-        "address": str(address),
-        "class": own.name,
-        "prefix": prefix,
-        "action": own.action,
-        "entry": {"prefix": str(entry.prefix), "action": entry.action.word} if entry else None,
-        "rate": str(own.rate),
-        "burst": own.burst,
-        "source": _data(one, policy) if one else None,
-        "next_request": following,
-    }
-    lines = [
-        f"source     {one.source if one else address}",
-        f"class      {own.name}" + (f", by prefix {prefix}" if prefix else ""),
-        f"limit      {own.rate} burst {own.burst}"
-        if own.action == "limit"
-        else f"action     {own.action}",
-    ]
-    if one:
-        lines += [
-            f"requests   {one.requests}, {one.excess} of them excess"
-            + (", established" if one.established else ""),
-            f"kod        {one.unheeded} not heeded" + (", deaf" if one.deaf else ""),
-        ]
-        if context.verbose:
-            lines += [
-                f"since pass {one.excess_since_pass} excess",
-                f"tat        {one.tat_ahead_seconds:.1f} s ahead",
-            ]
-    else:
-        lines.append("requests   none seen, or forgotten")
-    context.emit(data, [*lines, f"next       {following}"])
+        one = explain(guard, address)
+    context.emit(show_data(one), show_lines(one, verbose=context.verbose))

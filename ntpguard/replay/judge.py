@@ -13,8 +13,9 @@ from ntpguard.kernel import libbpf, maps
 from ntpguard.policy.compile import FRACTIONS, compile_policy
 from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy, SignaturePolicy
-from ntpguard.reading import HALF, KEY, STAT, WORDS_PER_BUCKET, Counts, add_counters
+from ntpguard.reading import Counts, add_counters
 from ntpguard.replay.frame import STATION, Datagram
+from ntpguard.sources import HALF, KEY, STAT, WORDS_PER_BUCKET
 
 ANSWER_MODES = (2, 4, 5)
 MOST_FRAME_BYTES = 2048  # of a frame, what may tell its verdict; a test run takes 3520 at most

@@ -103,3 +103,24 @@ def test_verbose_tells_more_and_colours_are_on_words_alone(where: Path) -> None:
     assert click.unstyle(colored) == plain
     assert "TAT AHEAD" in run("-v", "top") and "TAT AHEAD" not in run("top")
     assert "s ahead" in run("-v", "show", IPV4.source)
+
+
+def test_brief_is_one_line_with_the_state_the_mode_where_and_how_many_problems(
+    where: Path,
+) -> None:
+    def brief() -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["status", "--brief"])
+        return done.exit_code, done.output
+
+    up(where)
+    sums = "pass 0, kod 0, drop 0\n"
+    assert brief() == (0, f"ok: enforce on {NAMES[0]} (native); 0 problems; {sums}")
+    ip("link", "set", NAMES[0], "address", "02:00:00:00:00:77")
+    assert brief() == (1, f"degraded: enforce on {NAMES[0]} (native); 1 problem; {sums}")
+
+
+def test_times_in_status_have_one_form(where: Path) -> None:
+    up(where)
+    shown = json.loads(CliRunner().invoke(main, ["-o", "json", "status"]).output)
+    for text in (shown["time"], shown["data"]["policy"]["applied"]):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", text), text

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ntpguard import abi, reading
+from ntpguard import abi, sources
 from ntpguard.kernel import libbpf
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 from tests.bpf.guard import ALWAYS, SECOND, SEED, START, Guard, guard, hammer, rule, units
@@ -342,7 +342,7 @@ def test_two_cpus_inserting_the_same_sources_leave_one_slot_each_and_no_reader_s
         while time.monotonic() < end:
             for bucket in range(8):
                 for way in range(abi.WAYS):
-                    slot = reading.read_slot(words, bucket, way, SEED)
+                    slot = sources.read_slot(words, bucket, way, SEED)
                     if slot:
                         read += 1
                         assert slot[0] in keys

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ntpguard import abi, reading
+from ntpguard import abi, sources
 from ntpguard.kernel import libbpf
 from tests.bpf.clang import compile_bpf
 from tests.bpf.guard import SEED
@@ -48,7 +48,7 @@ def test_a_hundred_million_operations_leave_no_slot_twice_stuck_or_torn(
         while not stop.is_set():
             for index in range(BUCKETS):
                 for way in range(abi.WAYS):
-                    slot = reading.read_slot(words, index, way, SEED)
+                    slot = sources.read_slot(words, index, way, SEED)
                     if slot:
                         accepted += 1
                         if abi.hash_key(slot[0], SEED) & (BUCKETS - 1) != index:

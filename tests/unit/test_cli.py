@@ -90,7 +90,20 @@ def test_numbers_stand_to_the_right_and_nothing_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "up", "mode", "limit set", "block", "exempt", "policy check", "export"]
+    "command",
+    [
+        "",
+        "up",
+        "status",
+        "top",
+        "show",
+        "mode",
+        "limit set",
+        "block",
+        "exempt",
+        "policy check",
+        "export",
+    ],
 )
 def test_help_can_be_read(command: str) -> None:
     code, output = run(*command.split(), "--help")

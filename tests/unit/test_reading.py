@@ -6,7 +6,8 @@ import time
 import pytest
 
 from ntpguard import abi
-from ntpguard.reading import busiest, read_slot, total
+from ntpguard.reading import total
+from ntpguard.sources import busiest, by_prefix, prefix_text, read_slot
 
 SEED = (1, 2)
 
@@ -98,3 +99,52 @@ def test_counters_are_summed_over_the_cpus() -> None:
     cpus = [bytes(16), (3).to_bytes(8, "little") + bytes(8), (4).to_bytes(8, "little") * 2]
     assert memoryview(total(cpus)).cast("Q").tolist() == [7, 4]
     assert total([bytes(16)] * 2) == bytes(16)
+
+
+def fill(words: "memoryview[int]", sources: list[tuple[str, int, int, int]], excess: int) -> None:
+    """A slot for each source (address, IPv4 prefix length, requests, excess), and one that is empty
+    but not zero.
+    """
+    for index, (address, length, requests, over) in enumerate(sources):
+        key = abi.source_key(ipaddress.ip_address(address), length, 64)
+        base = index // 4 * 16 + index % 4
+        words[base] = key
+        words[base + 12] = requests << abi.STAT_REQUESTS_SHIFT | over
+    words[len(words) - 1] = excess << abi.STAT_REQUESTS_SHIFT | excess
+
+
+def test_prefixes_have_the_sums_of_all_their_sources_and_no_empty_slot() -> None:
+    words = words_of(8)
+    large = 0xFFFFFFFF
+    sources = [
+        ("198.18.0.1", 32, 6, 4),
+        ("198.18.0.255", 32, 7, 0),  # without excess, and still of the prefix
+        ("198.18.1.1", 32, 1, 1),
+        ("2001:db8:1::1", 32, large, large),
+        ("2001:db8:1:ff01::1", 32, large, large),  # more than a word holds
+        ("2001:db8:1:2::1", 32, 9, 0),
+        ("2001:db8:2::1", 32, 3, 3),
+        ("::1", 32, 2, 2),
+    ]
+    fill(words, sources, 77)
+    found = by_prefix(words, 10, "excess")
+    assert [
+        (prefix_text(one.key, 32, 64), one.sources, one.requests, one.excess) for one in found
+    ] == [
+        ("2001:db8:1::/48", 3, 2 * large + 9, 2 * large),
+        ("198.18.0.0/24", 2, 13, 4),
+        ("2001:db8:2::/48", 1, 3, 3),
+        ("::/48", 1, 2, 2),
+        ("198.18.1.0/24", 1, 1, 1),
+    ]
+    assert [prefix_text(one.key, 32, 64) for one in by_prefix(words, 2, "requests")] == [
+        "2001:db8:1::/48",
+        "198.18.0.0/24",
+    ]
+
+
+def test_a_source_that_is_a_short_prefix_already_is_its_own_prefix() -> None:
+    words = words_of(8)
+    fill(words, [("198.18.16.1", 20, 5, 2), ("198.18.32.1", 20, 5, 1)], 0)
+    found = by_prefix(words, 10, "excess")
+    assert [prefix_text(one.key, 20, 40) for one in found] == ["198.18.16.0/20", "198.18.32.0/20"]
