@@ -18,7 +18,7 @@ from tests.lab.test_lab import POLICY, pytestmark
 __all__ = ["pytestmark"]
 CAMPUS = '[[class]]\nname = "campus"\nprefixes = ["198.51.100.0/24"]\nrate = "10/second"\n'
 # these go on until they are stopped
-BLOCKING = {"export", "trace"}
+BLOCKING = {"export", "run", "trace"}
 # what has to be there first
 BEFORE = {
     "limit unset": "ntpguard limit set campus --rate 20/second",

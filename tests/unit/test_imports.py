@@ -16,12 +16,14 @@ ORDER = [
     "running",
     "entries",
     "live",
+    "keeping",
     "lifecycle",
     "reading",
     "health",
     "doctor",
     "exporter",
     "trace",
+    "daemon",
     "cli",
 ]
 # kernel moves bytes and knows no policy word, the exporter only reads
