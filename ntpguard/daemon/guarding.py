@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ntpguard import entries, lifecycle, running
 from ntpguard.daemon import lastgood, links
-from ntpguard.errors import Busy, NotRunning, NtpguardError, PolicyError
+from ntpguard.errors import Busy, NotRunning, NtpguardError, PolicyError, UsageError
 from ntpguard.keeping import Keep
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
@@ -184,20 +184,20 @@ class Guarding:
         live = maps.live_links(self._at)
         names = [one.name for one in found.values() if one.ifindex in live]
         names += [one.name for one in found.values() if one.name in policy.interfaces]
+        if names:
+            self._up(names, policy, keep, found)
+        elif not policy.interfaces:
+            raise UsageError(f"{self.file}: no interface: set interfaces in it")
+        else:
+            pinned.require(self._bpffs)
+        self._links = self._links or found
+        self._taken_down = False
+        self._released.clear()
         for name in policy.interfaces:
             if name not in {one.name for one in found.values()}:
                 self._log.warn(f"{name}: no such interface: waiting until it is there")
-        self._links = found
-        if names:
-            self._up(names, policy, keep)
-        elif not policy.interfaces:
-            raise NtpguardError(f"{self.file}: no interface: set interfaces in it")
-        else:
-            pinned.require(self._bpffs)
-        self._taken_down = False
-        self._released.clear()
 
-    def _up(self, names: list[str], policy: Policy, keep: Keep) -> None:
+    def _up(self, names: list[str], policy: Policy, keep: Keep, seen: links.Links) -> None:
         attached = lifecycle.up(
             names,
             policy,
@@ -216,7 +216,7 @@ class Guarding:
             if one.ifindex not in self._guarded:
                 verb = "taken over" if done.swapped else "guarded"
                 self._log.info(f"{one.name}: {verb}, xdp {done.xdp}")
-            self._guarded[one.ifindex] = self._links.get(one.ifindex, one).mac
+            self._guarded[one.ifindex] = seen.get(one.ifindex, one).mac
         self._addresses = interfaces.local_addresses()
         self._unmarked = True
 
@@ -254,6 +254,7 @@ class Guarding:
                 self._log.info(f"{now[ifindex].name}: guarded by another command")
                 self._guarded[ifindex] = now[ifindex].mac
                 self._released.discard(ifindex)
+                self._failed.pop(ifindex, None)
         lost = self._guarded.keys() - live
         for ifindex in lost & now.keys():
             self._log.warn(
@@ -282,7 +283,7 @@ class Guarding:
             if failed and soon and failed.interface == one:
                 continue
             try:
-                self._up([one.name], self.policy, Keep.POLICY)
+                self._up([one.name], self.policy, Keep.POLICY, now)
                 self._failed.pop(ifindex, None)
                 if moved:
                     self._log.info(f"{one.name}: guarded for its new MAC address")

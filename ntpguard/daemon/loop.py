@@ -25,30 +25,21 @@ CLEAN_SECONDS = 60.0
 NO_LISTEN = "none"
 
 
-class Loop:
-    """What is to be done, and when."""
+class Signals:
+    """SIGTERM and SIGINT stop, SIGHUP reloads: noted when they come, done by the loop."""
 
-    def __init__(self, guarding: Guarding, log: Log) -> None:
-        self._guarding = guarding
-        self._log = log
-        self._stop = False
-        self._reload = False
-        now = time.monotonic()
-        self._look_at = now + LOOK_SECONDS
-        self._clean_at = now + CLEAN_SECONDS
-        self._watchdog = watchdog_seconds()
-        self._ping_at = now
-        self._status = ""
+    stop = False
+    reload = False
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop, SIGHUP reloads: noted here, done by the loop."""
+    def noted(self) -> Iterator[None]:
+        """Within the block they do nothing else."""
 
         def note(number: int, _frame: FrameType | None) -> None:
             if number == signal.SIGHUP:
-                self._reload = True
+                self.reload = True
             else:
-                self._stop = True
+                self.stop = True
 
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         before = [signal.signal(number, note) for number in numbers]
@@ -58,10 +49,26 @@ class Loop:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
 
+
+class Loop:
+    """What is to be done, and when."""
+
+    def __init__(self, guarding: Guarding, signals: Signals, log: Log) -> None:
+        self._guarding = guarding
+        self._signals = signals
+        self._log = log
+        now = time.monotonic()
+        self._look_at = now + LOOK_SECONDS
+        self._clean_at = now + CLEAN_SECONDS
+        self._watchdog = watchdog_seconds()
+        self._ping_at = now
+        self._status = ""
+        self._untold: list[str] = []
+
     def patiently(self, do: Callable[[], None], *, stopping: bool = False) -> bool:
         """Does it as soon as no other writer is at work; False if a signal to stop came first."""
         told = False
-        while stopping or not self._stop:
+        while stopping or not self._signals.stop:
             try:
                 do()
                 return True
@@ -82,7 +89,7 @@ class Loop:
             selector.register(waking, selectors.EVENT_READ)
             selector.register(events, selectors.EVENT_READ)
             try:
-                while not self._stop:
+                while not self._signals.stop:
                     self._turn()
                     for key, _ in selector.select(self._seconds()):
                         if key.fileobj is events:
@@ -103,13 +110,13 @@ class Loop:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        if self._reload:
-            self._reload = False
+        if self._signals.reload:
+            self._signals.reload = False
             reloading()
             try:
                 self._guarding.reload()
             except Busy:
-                self._reload = True
+                self._signals.reload = True
                 self._look_at = min(self._look_at, now + AGAIN_SECONDS)
             else:
                 self._tell("READY=1")
@@ -134,9 +141,10 @@ class Loop:
     def _tell(self, *assignments: str) -> None:
         """Tells systemd how things stand, if that has changed or there is more to tell."""
         status = " ".join(self._guarding.summary().split())
-        if assignments or status != self._status:
-            notify(*assignments, f"STATUS={status}")
-        self._status = status
+        self._untold += assignments
+        due = self._untold or status != self._status
+        if due and notify(*self._untold, f"STATUS={status}"):
+            self._untold, self._status = [], status
 
     def ready(self) -> None:
         """Tells that it has begun."""
@@ -149,10 +157,11 @@ def run(file: Path, listen: str, bpffs: Path, log: Log) -> None:
 
     Raises NtpguardError if it cannot begin; then nothing has changed.
     """
-    server = _exporter(listen, bpffs, log)
-    guarding = Guarding(file, bpffs, log)
-    loop = Loop(guarding, log)
-    with loop.signals(), links.events() as events:
+    signals = Signals()
+    with signals.noted(), links.events() as events:
+        server = _exporter(listen, bpffs, log)
+        guarding = Guarding(file, bpffs, log)
+        loop = Loop(guarding, signals, log)
         if loop.patiently(guarding.start):
             _drop(log)
             if server:

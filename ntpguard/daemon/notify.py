@@ -5,19 +5,23 @@ import os
 import socket
 import time
 
+WAIT_SECONDS = 1.0  # for a manager that does not read now
 
-def notify(*assignments: str) -> None:
-    """Sends assignments like "READY=1" to NOTIFY_SOCKET. A manager that does not listen, or not
-    now, is no reason to stop or to wait.
+
+def notify(*assignments: str) -> bool:
+    """Sends assignments like "READY=1" to NOTIFY_SOCKET. False: they did not arrive, and are to be
+    sent again. A manager that does not listen is no reason to stop.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
-        return
+        return True
     if address.startswith("@"):
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
-        one.setblocking(False)
+        one.settimeout(WAIT_SECONDS)
         one.sendto("\n".join(assignments).encode(), address)
+        return True
+    return False
 
 
 def reloading() -> None:
