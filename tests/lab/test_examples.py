@@ -59,7 +59,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         shutil.copytree("/etc", one.directory / "etc", symlinks=True)
         (one.directory / "etc/ntpguard").mkdir(exist_ok=True)
         for folder in ("etc/ntpguard", "."):
-            (one.directory / folder / "ntpguard.toml").write_text(POLICY + CAMPUS)
+            file = one.directory / folder / "ntpguard.toml"
+            file.write_text('interfaces = ["eth0"]\n' + POLICY + CAMPUS)
         yield one
 
 
