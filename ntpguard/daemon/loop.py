@@ -63,6 +63,7 @@ class Loop:
         self._watchdog = watchdog_seconds()
         self._ping_at = now
         self._status = ""
+        self._reloading = False  # and another writer was at work
         self._untold: list[str] = []
 
     def patiently(self, do: Callable[[], None], *, stopping: bool = False) -> bool:
@@ -104,6 +105,8 @@ class Loop:
     def _seconds(self) -> float:
         """Until something is due; a signal that came meanwhile has made `waking` readable."""
         due = [self._look_at, self._clean_at]
+        if self._reloading:
+            due.append(time.monotonic() + AGAIN_SECONDS)
         if self._watchdog is not None:
             due.append(self._ping_at)
         return max(0.0, min(due) - time.monotonic())
@@ -111,15 +114,7 @@ class Loop:
     def _turn(self) -> None:
         now = time.monotonic()
         if self._signals.reload:
-            self._signals.reload = False
-            reloading()
-            try:
-                self._guarding.reload()
-            except Busy:
-                self._signals.reload = True
-                self._look_at = min(self._look_at, now + AGAIN_SECONDS)
-            else:
-                self._tell("READY=1")
+            self._reload()
         if now >= self._look_at:
             self._look_at = now + self._tried(self._guarding.look, LOOK_SECONDS)
         if now >= self._clean_at:
@@ -129,6 +124,19 @@ class Loop:
             self._ping_at = now + self._watchdog
             if self._guarding.trouble is None:
                 notify("WATCHDOG=1")
+
+    def _reload(self) -> None:
+        self._signals.reload = False
+        if not self._reloading:
+            reloading()
+        self._reloading = True
+        try:
+            self._guarding.reload()
+        except Busy:
+            self._signals.reload = True
+            return
+        self._reloading = False
+        self._tell("READY=1")
 
     def _tried(self, do: Callable[[], None], seconds: float) -> float:
         """Does it; returns in how many seconds it is due again."""
