@@ -149,6 +149,15 @@ def clean_entries(descriptors: Mapping[str, int], family: Family) -> list[LiveEn
     return living
 
 
+def clean_expired(descriptors: Mapping[str, int], family: Family) -> int:
+    """Removes what has expired; packets skip the look-up if nothing is left. Returns how many."""
+    before = len(_stored(descriptors, family))
+    living = clean_entries(descriptors, family)
+    if not living:
+        set_root_bit(descriptors, abi.ROOT_ENTRIES_SHIFT + family, False)
+    return before - len(living)
+
+
 def _family(prefix: Network) -> Family:
     return Family.IPV4 if prefix.version == 4 else Family.IPV6
 

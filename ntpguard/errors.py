@@ -32,6 +32,10 @@ class NotRunning(NtpguardError):
     exit_code = 4
 
 
+class Busy(NtpguardError):
+    """Another writer is at work, and the caller did not want to wait for it."""
+
+
 class PermissionNeeded(NtpguardError):
     """A capability is missing; the message names it."""
 

@@ -32,9 +32,22 @@ def untracked(guard: Running) -> Untracked:
 def problems(guard: Running, bpffs: Path, first: Untracked) -> list[str]:
     """Everything that is wrong, now and since `first`; waits until that is WATCH_SECONDS ago."""
     return [
+        *_file(guard),
         *_interfaces(guard, pinned.pins(bpffs)),
         *_table(guard),
         *_growth(guard, first),
+    ]
+
+
+def _file(guard: Running) -> list[str]:
+    """What the daemon has noted: a policy file that it could not apply."""
+    document = guard.document()
+    refused = document.get("refused")
+    if not refused:
+        return []
+    return [
+        f"the policy file is refused, the one applied {document['applied']} runs: {refused}: "
+        f"correct it, then systemctl reload ntpguard or ntpguard up --policy {document['file']}"
     ]
 
 

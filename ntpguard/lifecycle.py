@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ntpguard import abi, running, temporary, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
+from ntpguard.keeping import Keep, kept
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.moments import Moment
@@ -54,11 +55,14 @@ def up(
     policy_file: str | None,
     warn: Callable[[str], None],
     revert_after: float | None = None,
+    keep: Keep = Keep.NOTHING,
+    wait: bool = True,
 ) -> list[Attached]:
     """Loads, attaches and pins; enforcement stays when the process ends.
 
     `revert_after`: seconds after which the packet path itself goes from enforce to observe, unless
-    a change of mode comes first.
+    a change of mode comes first. `keep`: what of a guard that runs goes before `policy`. `wait`:
+    for another writer; else Busy is raised.
 
     Every interface that is guarded already, named or not, gets the new program in one atomic swap:
     what is decided at load time (ports, MAC address) holds for all. Raises UsageError for
@@ -69,10 +73,11 @@ def up(
         raise UsageError("no interface: name one, or set interfaces in the policy file")
     pinned.require(bpffs)
     chosen = [interfaces.interface(name) for name in dict.fromkeys(names)]
-    compiled = compile_policy(policy)
-    with pinned.lock(bpffs), ExitStack() as held:
+    with pinned.lock(bpffs, wait=wait), ExitStack() as held:
         at = pinned.pins(bpffs)
         _tidy(bpffs)
+        policy, document = kept(at, policy, policy_file, keep)
+        compiled = compile_policy(policy)
         before = pinned.attached(at)
         for one in chosen:
             _refuse_foreign(one, before.get(one.ifindex))
@@ -100,11 +105,11 @@ def up(
                 policy_before = tries.whole_policy(descriptors, document)
                 undo.callback(running.write, descriptors, policy_before, document)
             running.write_local_addresses(descriptors)
-            document = running.new_document(policy, policy_file)
             if revert_after is not None and policy.mode == "enforce":
                 temporary.change(document, MODE, "observe", None)
                 temporary.change(document, MODE, policy.mode, Moment.after(revert_after))
-            running.write(descriptors, policy, document)
+            if keep != Keep.POLICY or document != running.find_document(descriptors):
+                running.write(descriptors, policy, document)
             for one in everyone:
                 if one.ifindex not in before:
                     own = pinned.interface_pins(at, one.ifindex)
@@ -122,14 +127,15 @@ def up(
         ]
 
 
-def down(names: Sequence[str] | None, *, bpffs: Path) -> list[str]:
+def down(names: Sequence[str] | None, *, bpffs: Path, wait: bool = True) -> list[str]:
     """Detaches the named interfaces, or all; with the last one, everything is unpinned.
 
-    Returns the names detached. Raises NotRunning if there is nothing to take down.
+    Returns the names detached. Raises NotRunning if there is nothing to take down; Busy, unless it
+    is to `wait` for another writer.
     """
     pinned.require(bpffs)
     # the few milliseconds between the first and the last interface are not interrupted
-    with pinned.lock(bpffs), libbpf.uninterrupted():
+    with pinned.lock(bpffs, wait=wait), libbpf.uninterrupted():
         at = pinned.pins(bpffs)
         remains = _tidy(bpffs)
         before = pinned.attached(at)

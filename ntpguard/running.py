@@ -173,13 +173,13 @@ def write(
 
 
 @contextmanager
-def writing(bpffs: Path) -> Iterator[dict[str, int]]:
+def writing(bpffs: Path, *, wait: bool = True) -> Iterator[dict[str, int]]:
     """The maps of the running guard, to be changed by one writer at a time.
 
-    Raises NotRunning, PermissionNeeded.
+    Raises NotRunning, PermissionNeeded; Busy, unless it is to `wait` for another writer.
     """
     pinned.require(bpffs)
-    with pinned.lock(bpffs):
+    with pinned.lock(bpffs, wait=wait):
         at = pinned.pins(bpffs)
         if not maps.live_links(at):
             raise NotRunning("not running: nothing is attached: try ntpguard up INTERFACE")
@@ -206,10 +206,16 @@ def set_root_bit(descriptors: Mapping[str, int], shift: int, on: bool) -> None:
 
 def read_document(descriptors: Mapping[str, int]) -> Document:
     """The running policy's document; what is over in it has given way to what then holds."""
-    document = _raw_document(descriptors)
-    if not document:
+    document = find_document(descriptors)
+    if document is None:
         raise NtpguardError("the running policy's text is gone: try ntpguard up again")
-    return temporary.settled(document)
+    return document
+
+
+def find_document(descriptors: Mapping[str, int]) -> Document | None:
+    """As read_document; None before the first policy."""
+    document = _raw_document(descriptors)
+    return temporary.settled(document) if document else None
 
 
 def _raw_document(descriptors: Mapping[str, int]) -> Document:

@@ -8,7 +8,18 @@ from typing import Any, NoReturn
 import click
 
 from ntpguard import __version__
-from ntpguard.cli import completion, doctor, entries, life, limits, policies, replay, sources, watch
+from ntpguard.cli import (
+    completion,
+    doctor,
+    entries,
+    life,
+    limits,
+    policies,
+    replay,
+    run,
+    sources,
+    watch,
+)
 from ntpguard.cli.output import Context, wants_color, watching_stdout
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs
@@ -115,6 +126,7 @@ def main(
 for command in (
     life.up,
     life.down,
+    run.run,
     life.status,
     life.mode,
     sources.top,

@@ -59,8 +59,9 @@ def application(bpffs: Path) -> Callable[..., Iterable[bytes]]:
     return answer
 
 
-def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM. `listen` is HOST:PORT, an IPv6 host in brackets.
+def listening(listen: str, bpffs: Path) -> WSGIServer:
+    """A server that has its port, and is to be told to serve. `listen` is HOST:PORT, an IPv6 host
+    in brackets.
 
     Raises UsageError for an address that is none, NtpguardError if it cannot be bound.
     """
@@ -69,7 +70,7 @@ def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
     if not host or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"--listen: must be HOST:PORT, like 127.0.0.1:9721 (got {listen!r})")
     try:
-        server = make_server(
+        return make_server(
             host,
             int(port),
             application(bpffs),
@@ -78,6 +79,11 @@ def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
         )
     except OSError as error:
         raise NtpguardError(f"{listen}: cannot listen: {error.strerror}: try another") from None
+
+
+def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM; raises as `listening`."""
+    server = listening(listen, bpffs)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         threading.Thread(target=server.shutdown).start()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ntpguard.errors import NtpguardError, PermissionNeeded
+from ntpguard.errors import Busy, NtpguardError, PermissionNeeded
 
 SO_NETNS_COOKIE = 71
 BPF_FS_MAGIC_TYPE = "bpf"
@@ -104,8 +104,10 @@ def remove_file(path: Path) -> None:
 
 
 @contextmanager
-def lock(bpffs: Path) -> Iterator[None]:
-    """One writer at a time on this host. Waits for the other; raises PermissionNeeded."""
+def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
+    """One writer at a time on this host. Waits for the other, or raises Busy; raises
+    PermissionNeeded.
+    """
     top = bpffs / "ntpguard"
     try:
         top.mkdir(mode=0o700, exist_ok=True)
@@ -115,7 +117,10 @@ def lock(bpffs: Path) -> Iterator[None]:
             f"{top}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
         ) from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"{top}: locked: another ntpguard command is at work") from None
         yield
     finally:
         os.close(fd)

@@ -13,6 +13,7 @@ from typing import Any
 from ntpguard.errors import NtpguardError, UsageError
 
 ARPHRD_ETHER = 1
+IFF_UP = 1
 SIOCETHTOOL = 0x8946
 ETHTOOL_GDRVINFO = 0x03
 ETHTOOL_GFLAGS = 0x25
@@ -31,6 +32,7 @@ class Interface:
     ethernet: bool
     xdp: str
     program_id: int | None
+    is_up: bool
 
     @property
     def guardable(self) -> bool:
@@ -57,6 +59,7 @@ def _interface(message: Any) -> Interface:
         ethernet=message["ifi_type"] == ARPHRD_ETHER,
         xdp=XDP_MODES.get(mode, "none"),
         program_id=(xdp.get_attr("IFLA_XDP_PROG_ID") or None) if xdp else None,
+        is_up=bool(message["flags"] & IFF_UP),
     )
 
 

@@ -15,7 +15,7 @@ from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy, SignaturePolicy
 from ntpguard.reading import Counts, add_counters
 from ntpguard.replay.frame import STATION, Datagram
-from ntpguard.sources import HALF, KEY, STAT, WORDS_PER_BUCKET
+from ntpguard.sources import KEY, STAT, WORDS_PER_BUCKET
 
 ANSWER_MODES = (2, 4, 5)
 MOST_FRAME_BYTES = 2048  # of a frame, what may tell its verdict; a test run takes 3520 at most
@@ -158,7 +158,8 @@ class Judge:
             else:
                 source.slot = -1
                 return 0
-        return self._table[at + STAT - KEY] & HALF
+        excess: int = self._table[at + STAT - KEY] & 0xFFFFFFFF
+        return excess
 
     def _forget(self) -> None:
         kept = heapq.nlargest(

@@ -28,6 +28,7 @@ NO_DESCRIPTOR = 1 << 20
 CALLS: dict[str, Callable[[], object]] = {
     "bpf": lambda: libbpf.link_detach(-1),
     "flock": lambda: fcntl.flock(NO_DESCRIPTOR, fcntl.LOCK_EX),
+    "fsync": lambda: os.fsync(NO_DESCRIPTOR),
     "mkdir": lambda: os.mkdir(""),
     "rename": lambda: os.rename("", ""),
     "unlink": lambda: os.unlink(""),

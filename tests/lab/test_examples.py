@@ -20,7 +20,7 @@ from tests.lab.test_lab import POLICY, pytestmark
 __all__ = ["pytestmark"]
 CAMPUS = '[[class]]\nname = "campus"\nprefixes = ["198.51.100.0/24"]\nrate = "10/second"\n'
 # these go on until they are stopped
-BLOCKING = {"export", "trace"}
+BLOCKING = {"export", "run", "trace"}
 # what has to be there first
 BEFORE = {
     "limit unset": "ntpguard limit set campus --rate 20/second",
@@ -61,7 +61,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         shutil.copytree("/etc", one.directory / "etc", symlinks=True)
         (one.directory / "etc/ntpguard").mkdir(exist_ok=True)
         for folder in ("etc/ntpguard", "."):
-            (one.directory / folder / "ntpguard.toml").write_text(POLICY + CAMPUS)
+            file = one.directory / folder / "ntpguard.toml"
+            file.write_text('interfaces = ["eth0"]\n' + POLICY + CAMPUS)
         (one.directory / "new.toml").write_text(POLICY)
         requests = [(second * 10**9, bytes(IPV4), None) for second in range(3)]
         (one.directory / "ntp.pcap").write_bytes(captures.pcap(requests))

@@ -7,22 +7,42 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ntpguard.cli import main
+from ntpguard.daemon.privileges import NEEDED
 from ntpguard.policy.check import parse_policy
 
 ROOT = Path(__file__).parents[2]
+UNIT = (ROOT / "deploy/systemd/ntpguard.service").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_unit_is_valid(tmp_path: Path) -> None:
-    text = (ROOT / "deploy/systemd/ntpguard.service").read_text(encoding="utf-8")
     unit = tmp_path / "ntpguard.service"
-    unit.write_text(text.replace("/usr/bin/ntpguard", "/bin/true"))
+    unit.write_text(UNIT.replace("/usr/bin/ntpguard", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_unit_gives_away_what_the_daemon_does_not_need() -> None:
+    path = str(ROOT / "deploy/systemd/ntpguard.service")
+    # tenths; left are root, the network, and what an XDP program needs
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=23", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    (bound,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT, re.M)
+    assert set(bound.split()) == set(NEEDED)
+
+
+def test_each_command_in_the_unit_is_accepted(tmp_path: Path) -> None:
+    commands = re.findall(r"^Exec\w+=/usr/bin/ntpguard (.*)$", UNIT, re.M)
+    assert len(commands) == 2
+    for line in commands:
+        done = CliRunner().invoke(main, [*line.split(), "--help"])
+        assert done.exit_code == 0, done.output
 
 
 def test_the_vagrantfile_is_ruby() -> None:

@@ -18,6 +18,7 @@ ORDER = [
     "tries",
     "entries",
     "live",
+    "keeping",
     "lifecycle",
     "reading",
     "outlook",
@@ -29,6 +30,7 @@ ORDER = [
     "doctor",
     "exporter",
     "trace",
+    "daemon",
     "cli",
 ]
 # kernel moves bytes and knows no policy word, the exporter only reads
