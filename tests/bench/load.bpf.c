@@ -8,11 +8,18 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-enum { WORDS = 14, STREAMS = 3, SOURCE_AT = 26 / 2, PAUSE_NS = 200000 };
+enum {
+	WORDS = 14,
+	STREAMS = 3,
+	SOURCE_AT = 26 / 2,
+	PAUSE_NS = 200000,
+	STAMP_AT = 14 + 20 + 8 + 40
+};
 
 /* What is sent, and how. The sources are `count` neighbours: IPv4 addresses, or IPv6 /64s. */
 struct stream {
@@ -28,10 +35,12 @@ struct stream {
 
 struct constants {
 	struct stream streams[STREAMS];
-	__u64 frames; /* of flood: so many */
-	__u64 seed;   /* of the choice of sources */
-	__u32 dry;    /* made, and thrown away: the generator's own cost */
-	__u32 used;   /* streams of mix */
+	__u64 frames;  /* of flood: so many */
+	__u64 seed;    /* of the choice of sources */
+	__u32 dry;     /* made, and thrown away: the generator's own cost */
+	__u32 used;    /* streams of mix */
+	__u32 stamped; /* IPv4: the transmit timestamp says when the frame was made */
+	__u32 pad;
 };
 
 const volatile struct constants constants SEC(".rodata.constants");
@@ -85,6 +94,10 @@ static __always_inline int make(__u32 index, struct xdp_md *ctx)
 	for (int i = 0; i < WORDS; i++)
 		frame[i] = stream->words[i];
 	choose_source(stream, index, (__u16 *)frame);
+	if (constants.stamped) {
+		__u64 now = bpf_ktime_get_ns();
+		__builtin_memcpy((void *)frame + STAMP_AT, &now, sizeof(now));
+	}
 	state.sent[index]++;
 	return constants.dry ? XDP_DROP : XDP_TX;
 }
@@ -188,6 +201,36 @@ int sink(struct xdp_md *ctx)
 	else
 		count->answered++;
 	return XDP_DROP;
+}
+
+enum { DELAYS = 8192, DELAY_SHIFT = 5 }; /* of 32 ns, up to a quarter of a millisecond */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DELAYS);
+	__type(key, __u32);
+	__type(value, __u64);
+} delays SEC(".maps");
+
+/* Where the stack takes over: how long ago the frame of a known client was made. It goes no further. */
+SEC("tc")
+int arrive(struct __sk_buff *skb)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *frame = (void *)(long)skb->data;
+	struct iphdr *ipv4 = frame + sizeof(struct ethhdr);
+	__u64 made;
+
+	if (frame + STAMP_AT + sizeof(made) > end || ipv4->protocol != IPPROTO_UDP ||
+	    bpf_ntohl(ipv4->saddr) >> 16 != (198 << 8 | 18))
+		return TC_ACT_OK;
+	__builtin_memcpy(&made, frame + STAMP_AT, sizeof(made));
+	__u64 bin = (bpf_ktime_get_ns() - made) >> DELAY_SHIFT;
+	__u32 key = bin < DELAYS ? bin : DELAYS - 1;
+	__u64 *count = bpf_map_lookup_elem(&delays, &key);
+	if (count)
+		++*count;
+	return TC_ACT_SHOT;
 }
 
 char _license[] SEC("license") = "GPL";

@@ -59,6 +59,8 @@ class _Constants(ctypes.Structure):
         ("seed", ctypes.c_uint64),
         ("dry", ctypes.c_uint32),
         ("used", ctypes.c_uint32),
+        ("stamped", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
     ]
 
 
@@ -167,6 +169,7 @@ class Wire(Lab):
 
     def _attach_sink(self) -> None:
         self._object = libbpf.Object.open(self.load_object)
+        self._object.leave_out("arrive")
         self._object.load()
         ifindex, self.client_mac = self.link(CLIENT)
         self.client_index = ifindex
@@ -197,11 +200,15 @@ class Wire(Lab):
             self._send(program.program_fd("flood"), frames)
             return _sent(program, 1)
 
-    def mix(self, streams: Sequence[Stream], seconds: float, onset: float = 0) -> list[Moment]:
+    def mix(
+        self, streams: Sequence[Stream], seconds: float, onset: float = 0, *, stamped: bool = False
+    ) -> list[Moment]:
         """Several streams at their paces; the last one may have none. What had been sent, and what
         had come back, after `onset` and after `seconds` more.
         """
-        with self._generator(self._constants(streams)) as program:
+        constants = self._constants(streams)
+        constants.stamped = stamped
+        with self._generator(constants) as program:
 
             def now() -> Moment:
                 return Moment(_sent(program, len(streams)), self.replies())
@@ -241,6 +248,7 @@ class Wire(Lab):
         with libbpf.Object.open(self.load_object) as program:
             program.set_constants(bytes(constants))
             program.leave_out("sink")
+            program.leave_out("arrive")
             program.load()
             yield program
 

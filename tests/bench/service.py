@@ -22,8 +22,8 @@ from tests.lab.lab import PEERS, SERVER, Daemon
 
 MILLION = 1_000_000
 RATES = (0.4 * MILLION, 0.8 * MILLION, 1.5 * MILLION, 0)  # packets a second; 0: flat out
-SECONDS = 0.7
-ONSET = 0.4  # seconds, which are counted apart: bursts pass, and fill the daemon's socket
+SECONDS = 0.5
+ONSET = 0.3  # seconds, which are counted apart: bursts pass, and fill the daemon's socket
 SYS_SCHED_SETATTR, SLICE_NS = 314, 100_000  # x86-64; the shortest there is
 KNOWN = Stream(
     request(), sources=2_000, first=198 << 24 | 18 << 16, per_second=1_000, in_order=True
