@@ -19,8 +19,9 @@ PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
 # real NTP daemons conflict with one another as packages: they are unpacked, not installed
 PEERS := chrony ntpsec ntpsec-ntpdig python3-ntp openntpd systemd-timesyncd
 
-# for tests: make demo DEMO='--seconds 1'
+# for tests: make demo DEMO='--seconds 1'; make bench BENCH='--only cost --rounds 1'
 DEMO :=
+BENCH :=
 
 setup: build/.packages build/.installed build/peers/.done build/busybox/ntpd
 
@@ -75,14 +76,15 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c)
+	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c)
 
 build: setup
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	ls dist
 
 bench: setup
-	NTPGUARD_BENCH=1 tests/private $(PYTHON) -m pytest -s tests/bench
+	tests/private $(PYTHON) -m tests.bench $(BENCH)
+	NTPGUARD_BENCH=1 tests/private $(PYTHON) -m pytest -s tests/bench --deselect tests/bench/test_bench.py
 
 clean:
 	rm -rf build dist $(VENV) ntpguard/ntpguard.bpf.o .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -34,7 +34,7 @@ from tests.bench.subjects import (
 from tests.bpf.packets import Frame
 from tests.lab.lab import SERVER, namespace
 
-FRAMES = 1_000_000
+FRAMES = 500_000
 ALONE = 4_000_000
 SOURCES = (1, 1_000, 100_000, 1_000_000, 4_000_000)
 DEFAULT_CAPACITY = 1_048_576

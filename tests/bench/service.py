@@ -89,7 +89,7 @@ class Server:
 
 SERVERS = {
     "no limiter": Server(chronyd(), nothing, tuple(ATTACKS), EVERY_RATE),
-    "perfect knowledge": Server(chronyd(), xdp("oracle", sweep=False), tuple(ATTACKS), EVERY_RATE),
+    "perfect knowledge": Server(chronyd(), xdp("oracle", sweep=False)),
     "ntpguard": Server(chronyd(), ntpguard(ENFORCE, sweep=False), tuple(ATTACKS), EVERY_RATE),
     "ntpguard, ceiling": Server(
         chronyd(), ntpguard(ENFORCE + CEILING, sweep=False), tuple(ATTACKS), EVERY_RATE
