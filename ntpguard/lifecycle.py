@@ -101,9 +101,9 @@ def up(
                 for one in everyone
             }
             if before:
-                document = running.read_document(descriptors)
-                policy_before = tries.whole_policy(descriptors, document)
-                undo.callback(running.write, descriptors, policy_before, document)
+                document_before = running.read_document(descriptors)
+                policy_before = tries.whole_policy(descriptors, document_before)
+                undo.callback(running.write, descriptors, policy_before, document_before)
             running.write_local_addresses(descriptors)
             if revert_after is not None and policy.mode == "enforce":
                 temporary.change(document, MODE, "observe", None)

@@ -93,11 +93,13 @@ def test_a_live_change_leaves_many_prefixes_alone(where: Path, tmp_path: Path) -
         assert (str(whole.classes[2].rate), whole.classes[2].burst) == ("7/minute", 9)
         assert [one.prefixes for one in whole.classes] == [one.prefixes for one in policy.classes]
     with reading.open_running(where) as guard:
-        index, prefix = guard.match(policy.classes[2].prefixes[0].network_address)
-        assert (index, prefix) == (2, str(policy.classes[2].prefixes[0]))
-        assert guard.match(ipaddress.ip_address("198.51.100.7")) == (
+        first = policy.classes[2].prefixes[0]
+        found = guard.match(first.network_address)
+        assert (found.index, found.prefix) == (2, first)
+        within = guard.match(ipaddress.ip_address("198.51.100.7"))
+        assert (within.index, within.prefix) == (
             1 if ipaddress.ip_network("198.51.100.0/24") in policy.classes[1].prefixes else 2,
-            "198.51.100.7/32",
+            ipaddress.ip_network("198.51.100.7/32"),
         )
 
 
