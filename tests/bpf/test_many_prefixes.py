@@ -95,9 +95,9 @@ def test_a_live_change_leaves_many_prefixes_alone(where: Path, tmp_path: Path) -
     with reading.open_running(where) as guard:
         first = policy.classes[2].prefixes[0]
         found = guard.match(first.network_address)
-        assert (found.index, found.prefix) == (2, first)
+        assert (found.class_index, found.prefix) == (2, first)
         within = guard.match(ipaddress.ip_address("198.51.100.7"))
-        assert (within.index, within.prefix) == (
+        assert (within.class_index, within.prefix) == (
             1 if ipaddress.ip_network("198.51.100.0/24") in policy.classes[1].prefixes else 2,
             ipaddress.ip_network("198.51.100.7/32"),
         )

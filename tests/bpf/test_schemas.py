@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from ntpguard.cli import main
 from ntpguard.policy.check import parse_policy
+from tests import captures
 from tests.bpf.live import packets, told
 from tests.bpf.packets import CLIENT4, IPV4, IPV6, SERVER4
 from tests.bpf.test_lifecycle import NAMES, ip, pytestmark, up, where
@@ -35,8 +36,8 @@ prefixes = ["2001:db8:12::9"]
 action = "exempt"
 """
 # commands that print no JSON
-SILENT = {"export"}
-# command -> calls of it that print each form of its data; POLICY stands for a policy file
+SILENT = {"export", "run"}
+# command -> calls of it that print each form of its data; POLICY, OTHER, CAPTURE: files
 CALLS = {
     "block": ("198.18.0.0/15", "203.0.113.9 --for ever --reason why"),
     "clear": (f"{CLIENT4}",),
@@ -49,8 +50,13 @@ CALLS = {
     "limit set": ("--rate 30/minute", "campus --burst 9 --for 1h"),
     "limit unset": ("", "campus"),
     "mode": ("observe", "off --for 1h"),
+    "policy apply": ("POLICY --dry-run", "POLICY --keep-live"),
     "policy check": ("POLICY",),
+    "policy describe": ("", "POLICY --contact ntp@example.net"),
+    "policy diff": ("", "POLICY"),
     "policy show": ("", "POLICY"),
+    "policy signatures": ("",),
+    "replay": ("CAPTURE --policy POLICY", "CAPTURE --policy POLICY --compare OTHER"),
     "show": (CLIENT4, "2001:db8:12::7", "203.0.113.200", "203.0.113.9"),
     "status": ("", "--brief"),
     "top": (
@@ -149,7 +155,12 @@ def test_what_a_command_prints_is_as_its_schema_says(
         pytest.importorskip("bcc", reason="apt install python3-bpfcc")
     file = tmp_path / "ntpguard.toml"
     file.write_text(POLICY)
-    words = [*command.split(), *call.replace("POLICY", str(file)).split()]
+    other = tmp_path / "other.toml"
+    other.write_text(POLICY.replace("burst = 2", "burst = 4"))
+    capture = tmp_path / "ntp.pcap"
+    capture.write_bytes(captures.pcap([(n * 10**9, bytes(IPV4), None) for n in range(9)]))
+    files = {"POLICY": str(file), "OTHER": str(other), "CAPTURE": str(capture)}
+    words = [*command.split(), *(files.get(one, one) for one in call.split())]
     for output in ("json", "ndjson"):
         done = CliRunner(mix_stderr=False).invoke(main, ["-o", output, *words])
         # 1: doctor finds something that fails
