@@ -25,6 +25,8 @@ BLOCKING = {"export", "run", "trace"}
 BEFORE = {
     "limit unset": "ntpguard limit set campus --rate 20/second",
     "clear": "ntpguard block 203.0.113.0/24",
+    # examples before it have changed mode and limits
+    "policy diff": "ntpguard policy apply ntpguard.toml",
 }
 WITHOUT_EXAMPLE: set[str] = set()
 
