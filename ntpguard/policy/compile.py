@@ -16,7 +16,7 @@ LARGEST_BATCH = 64
 # a table's worth of new sources takes so long: who polls as often is not forgotten
 GATE_SECONDS = 64
 # of what the daemon is given, so much at once: its socket holds 50 to 250 packets
-AT_ONCE = Fraction(1, 200)  # second
+AT_ONCE = Fraction(1, 100)  # second
 MARK_UNIT = 1 << abi.MARK_UNIT_SHIFT  # nanoseconds
 ESTABLISHED_STEPS = 3
 FRACTIONS = {

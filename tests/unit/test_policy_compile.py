@@ -147,14 +147,14 @@ def test_a_bound_that_is_off_has_no_interval() -> None:
     assert policy.bounds[abi.BOUND_CEILING].batch == 1
 
 
-def test_a_ceiling_has_the_burst_of_5_milliseconds() -> None:
+def test_a_ceiling_has_the_burst_of_10_milliseconds() -> None:
     text = (
         '[ceiling]\nrate = "50000/second"\n[answers]\nrate = "200/second"\n[odd]\nrate = "1/minute"'
     )
     policy = compile_policy(parse_policy(text)).policy
     ceiling = policy.bounds[abi.BOUND_CEILING]
     assert (ceiling.limit.emission_interval >> abi.GCRA_TAT_SHIFT) == 20  # 20.48 us
-    assert ceiling.limit.burst_tolerance == 249 * ceiling.limit.emission_interval
+    assert ceiling.limit.burst_tolerance == 499 * ceiling.limit.emission_interval
     assert ceiling.batch == 50
     assert policy.answers.burst_tolerance == 19 * policy.answers.emission_interval
     assert policy.odd.burst_tolerance == 0 < policy.odd.emission_interval
