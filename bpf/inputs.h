@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* Time and chance. Tests hold both: that each rule can be tried exactly, through the real program. Each
- * is what it would be if a helper were called for every packet, at a fraction of that cost.
+/* Time and chance. Tests hold both: that each rule can be tried exactly, through the real program. The
+ * coarse clock and chance are what helpers called for every packet would give, at a fraction of the cost.
  */
 #ifndef NTPGUARD_INPUTS_H
 #define NTPGUARD_INPUTS_H
@@ -20,6 +20,12 @@ static __always_inline __u64 clock_ns(struct local *local)
 		local->clock_ns = now_ns;
 	}
 	return local->clock_ns;
+}
+
+/* CLOCK_MONOTONIC, exactly: at the cost of a helper. */
+static __always_inline __u64 fine_clock_ns(void)
+{
+	return constants.test ? *(volatile __u64 *)&inputs.clock_ns : bpf_ktime_get_ns();
 }
 
 /* Keyed: who does not know the seed cannot aim at a bucket. Mirrored by abi.hash_key. */

@@ -34,9 +34,9 @@ struct request {
 /* What many sources share is granted evenly: by the coarse clock, all that has become free since its
  * last step would go to the daemon at once, more than its socket has room for.
  */
-static __always_inline __u64 fine_now(const struct request *request)
+static __always_inline __u64 fine_now(void)
 {
-	return constants.test ? request->now : gcra_clock(bpf_ktime_get_ns());
+	return gcra_clock(fine_clock_ns());
 }
 
 static __always_inline bool grants(const struct running *running, __u32 bound, __u64 now,
@@ -71,7 +71,7 @@ static __always_inline bool shard_grants(const struct running *running,
 	__s64 ahead = load(tat) - request->now;
 	if (ahead > most + LONGEST_TICK && ahead <= farthest)
 		return false; /* by any clock */
-	__u64 now = fine_now(request);
+	__u64 now = fine_now();
 	ahead = load(tat) - now;
 	if (ahead > most && ahead <= farthest)
 		return false;
@@ -128,7 +128,7 @@ static __always_inline bool leaks(const struct running *running, const struct re
 static __always_inline void untracked(const struct running *running, const struct request *request,
 				      struct decision *decision)
 {
-	if (grants(running, BOUND_NEWCOMERS, fine_now(request), PRIORITY_HIGH))
+	if (grants(running, BOUND_NEWCOMERS, fine_now(), PRIORITY_HIGH))
 		decide(decision, VERDICT_PASS, REASON_UNTRACKED);
 	else if (chance(running->local) >> 32 <= request->rule->leak &&
 		 shard_grants(running, request, false))
@@ -192,13 +192,12 @@ static __always_inline __u64 in_class(__u64 aux, const struct running *running,
 }
 
 /* The daemon has only so much to do, for established sources first. */
-static __always_inline void ceiling(const struct running *running, const struct request *request,
-				    bool established, struct decision *decision)
+static __always_inline void ceiling(const struct running *running, bool established,
+				    struct decision *decision)
 {
 	if (decision->verdict == VERDICT_PASS &&
 	    running->policy->bounds[BOUND_CEILING].limit.emission_interval &&
-	    !grants(running, BOUND_CEILING, fine_now(request),
-		    established ? PRIORITY_HIGH : PRIORITY_LOW))
+	    !grants(running, BOUND_CEILING, fine_now(), established ? PRIORITY_HIGH : PRIORITY_LOW))
 		decide(decision, VERDICT_DROP, REASON_CEILING);
 }
 
@@ -227,7 +226,7 @@ static __always_inline void limit(const struct running *running, const struct re
 	}
 	if (way >= NTPGUARD_WAYS || admitted == GCRA_LOST) {
 		untracked(running, request, decision);
-		ceiling(running, request, false, decision);
+		ceiling(running, false, decision);
 		return;
 	}
 	way = bound_way(way);
@@ -245,7 +244,7 @@ static __always_inline void limit(const struct running *running, const struct re
 		aux = excess(running, request, drawn, aux, decision);
 		once |= 1ULL << STAT_EXCESS_SHIFT;
 	}
-	ceiling(running, request, AUX_GET(seen, ESTABLISHED), decision);
+	ceiling(running, AUX_GET(seen, ESTABLISHED), decision);
 	if (admitted == GCRA_CONFORMS &&
 	    is_step_due(aux, running->policy->established_spacing, request->now_ns) &&
 	    !bites(running->local, BOUND_GATE, now) && !bites(running->local, BOUND_CEILING, now))

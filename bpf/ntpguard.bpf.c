@@ -117,8 +117,8 @@ static __always_inline void odd(const struct running *running, __u64 now, struct
 }
 
 /* False: not a destination that is guarded. */
-static __always_inline int judge(const struct packet *packet, struct decision *decision,
-				 __u32 parsed)
+static __always_inline bool judge(const struct packet *packet, struct decision *decision,
+				  __u32 parsed)
 {
 	struct running running;
 	__u8 flags = 0;

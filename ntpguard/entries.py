@@ -6,7 +6,6 @@ Every change is in an order in which each step alone is right, so that it may en
 an entry, and why, is a note in the running policy's document.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from ntpguard import abi
 from ntpguard.errors import UsageError
 from ntpguard.kernel import libbpf
-from ntpguard.moments import Moment
+from ntpguard.moments import Moment, monotonic_ns
 from ntpguard.policy.kinds import Network, network_of
 from ntpguard.running import Document, set_root_bit, trie_key
 from ntpguard.words import Action, Family
@@ -85,7 +84,7 @@ def with_notes(
 
 def read_entries(descriptors: Mapping[str, int]) -> list[LiveEntry]:
     """Every live entry that has not expired."""
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    now = monotonic_ns()
     found = [one for family in Family for one in _stored(descriptors, family)]
     return [one for one in found if not one.expires_ns or one.expires_ns > now]
 
@@ -98,7 +97,7 @@ def set_entry(
     Raises UsageError if too many entries would lie over one another, or there are too many.
     """
     family = _family(prefix)
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    now = monotonic_ns()
     expires = 0 if seconds is None else now + int(seconds * NANOSECONDS)
     new = LiveEntry(prefix, action, expires)
     stored = {one.prefix: one for one in clean_entries(descriptors, family)}
@@ -139,7 +138,7 @@ def clean_entries(descriptors: Mapping[str, int], family: Family) -> list[LiveEn
     """Removes what has expired; returns what has not. What lies over an expired entry has named
     a fallback that holds without it.
     """
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    now = monotonic_ns()
     living = []
     for one in _stored(descriptors, family):
         if one.expires_ns and one.expires_ns <= now:

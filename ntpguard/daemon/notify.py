@@ -3,7 +3,8 @@
 import contextlib
 import os
 import socket
-import time
+
+from ntpguard.moments import monotonic_ns
 
 WAIT_SECONDS = 1.0  # for a manager that does not read now
 
@@ -26,7 +27,7 @@ def notify(*assignments: str) -> bool:
 
 def reloading() -> None:
     """Tells that a reload begins: systemd 253 compares the time with when it asked for it."""
-    microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    microseconds = monotonic_ns() // 1000
     notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ntpguard import reading
+from ntpguard import abi, reading
 from ntpguard.kernel import bpffs
+from ntpguard.policy.compile import buckets_for
 from tests.bench.load import FIRST4, Stream, Wire, pinned_to, request
 from tests.bench.report import Progress, Rounds, save, table
 from tests.bench.subjects import STRICT, ntpguard, open_gate
@@ -13,7 +14,6 @@ from tests.lab.lab import SERVER, namespace
 CAPACITIES = tuple(1 << shift for shift in (10, 12, 14, 16, 18, 20, 22, 24))
 LOST = 0.01
 STEPS = 32  # to the capacity
-SLOT_BYTES = 32
 
 
 def held() -> int:
@@ -39,11 +39,12 @@ def run(rounds: int, capacities: tuple[int, ...], frames: int, cpu: int, keep: b
     rows, result = [], []
     for capacity in capacities:
         most = figures.median(f"{capacity} held")
+        memory = buckets_for(capacity) * abi.size(abi.Bucket)
         row = {
             "capacity": capacity,
-            "memory_bytes": capacity * 2 * SLOT_BYTES,
+            "memory_bytes": memory,
             "held_at_99_percent": round(most),
-            "bytes_per_source": round(capacity * 2 * SLOT_BYTES / most, 1),
+            "bytes_per_source": round(memory / most, 1),
             "lost_at_capacity": round(figures.median(f"{capacity} lost"), 4),
             "drop_ns": round(figures.median(f"{capacity} ns"), 1),
         }

@@ -159,38 +159,22 @@ def build(name: str) -> Path:
 class Wire(Lab):
     """The lab's two namespaces with the bench's sink, and a route back to every simulated source."""
 
+    kinds = KINDS
+
     def __enter__(self) -> "Wire":
         self.load_object = build("load")
         self.runs = 0
         super().__enter__()
+        self.client_index, self.client_mac = self.link(CLIENT)
+        self.server_index, self.server_mac = self.link(SERVER)
         for via in (CLIENT4, CLIENT6):
             run(*inside(SERVER, "ip", "route", "add", "default", "via", via))
         return self
 
-    def _attach_sink(self) -> None:
-        self._object = libbpf.Object.open(self.load_object)
-        self._object.leave_out("arrive")
-        self._object.load()
-        ifindex, self.client_mac = self.link(CLIENT)
-        self.client_index = ifindex
-        self.server_index, self.server_mac = self.link(SERVER)
-        with namespace(CLIENT):
-            self._link = libbpf.link_create(
-                self._object.program_fd("sink"), ifindex, libbpf.XDP_FLAGS_DRV_MODE
-            )
-
-    def replies(self) -> dict[str, tuple[int, int]]:
-        """(answered, kissed) so far, by kind of client."""
-        assert self._object
-        fd = self._object.map_fd("replies")
-        found = {}
-        for index, kind in enumerate(KINDS):
-            cpus = libbpf.map_lookup_percpu(fd, index.to_bytes(4, "little"), 16)
-            found[kind] = (
-                sum(int.from_bytes(raw[:8], "little") for raw in cpus),
-                sum(int.from_bytes(raw[8:], "little") for raw in cpus),
-            )
-        return found
+    def _open_sink(self) -> libbpf.Object:
+        sink = libbpf.Object.open(self.load_object)
+        sink.leave_out("arrive")
+        return sink
 
     def flood(self, stream: Stream, frames: int, *, dry: bool = False) -> Sent:
         """One stream, as fast as it goes. Returns when the last frame has been sent."""

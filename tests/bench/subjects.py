@@ -4,15 +4,15 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 
-from ntpguard import abi
+from ntpguard import abi, running
 from ntpguard.kernel import bpffs, libbpf, maps
 from ntpguard.policy.check import parse_policy
 from ntpguard.policy.compile import compile_policy
 from ntpguard.words import Mode
 from tests.bench.load import Wire, build
-from tests.lab.lab import SERVER, inside, namespace, run
+from tests.lab.lab import SERVER, inside, namespace
+from tests.lab.lab import run as command
 
 SLOTS = 8_388_608  # of the peers' tables: more than any source of the bench
 Subject = Callable[[Wire], AbstractContextManager[None]]
@@ -31,11 +31,11 @@ leak_max = "256/second"
 def rules(*lines: str) -> Iterator[None]:
     """nftables rules on the server."""
     for line in lines:
-        run(*inside(SERVER, "nft", *line.split()))
+        command(*inside(SERVER, "nft", *line.split()))
     try:
         yield
     finally:
-        run(*inside(SERVER, "nft", "flush", "ruleset"))
+        command(*inside(SERVER, "nft", "flush", "ruleset"))
 
 
 def sweeper() -> AbstractContextManager[None]:
@@ -108,7 +108,8 @@ def ntpguard(
             wire.guard("up", "eth0", "--policy", str(file))
             try:
                 if change:
-                    _edit(change)
+                    with namespace(SERVER):
+                        edit_policy(change)
                 yield
             finally:
                 wire.guard("down")
@@ -116,17 +117,14 @@ def ntpguard(
     return attached
 
 
-def _edit(change: Callable[[abi.Policy], None]) -> None:
-    with namespace(SERVER):
-        at = bpffs.pins(bpffs.directory(None))
-        with maps.descriptor(at / "policy") as fd:
-            for copy in range(abi.COPIES):
-                key = copy.to_bytes(4, "little")
-                raw = libbpf.map_lookup(fd, key, abi.size(abi.Policy))
-                assert raw is not None, "an array has every key"
-                policy = abi.Policy.from_buffer_copy(raw)
-                change(policy)
-                libbpf.map_update(fd, key, bytes(policy))
+def edit_policy(change: Callable[[abi.Policy], None]) -> None:
+    """Changes both copies of the policy of this network namespace's guard."""
+    with maps.opened(bpffs.pins(bpffs.directory(None))) as descriptors:
+        for copy in range(abi.COPIES):
+            policy = running.read_policy_map(descriptors, copy)
+            change(policy)
+            key = copy.to_bytes(4, "little")
+            libbpf.map_update(descriptors["policy"], key, bytes(policy))
 
 
 def open_gate(policy: abi.Policy) -> None:
@@ -185,13 +183,13 @@ def hashlimit(per_second: str = "1/hour", burst: int = 1) -> Subject:
         ]
         raw = ["iptables-legacy", "-w", "-t", "raw"]
         udp = ["PREROUTING", "-p", "udp", "--dport", "123"]
-        run(*inside(SERVER, *raw, "-A", *udp, *limit, "-j", "DROP"))
+        command(*inside(SERVER, *raw, "-A", *udp, *limit, "-j", "DROP"))
         if per_second == "1/hour":
-            run(*inside(SERVER, *raw, "-A", *udp, "-j", "DROP"))
+            command(*inside(SERVER, *raw, "-A", *udp, "-j", "DROP"))
         try:
             yield
         finally:
-            run(*inside(SERVER, *raw, "-F"))
+            command(*inside(SERVER, *raw, "-F"))
 
     return attached
 
@@ -200,10 +198,3 @@ def hashlimit(per_second: str = "1/hour", burst: int = 1) -> Subject:
 def nothing(_: Wire) -> Iterator[None]:
     """No limiter."""
     yield
-
-
-def policy_file(wire: Wire, name: str, lines: list[str]) -> Path:
-    """A file beside the policy."""
-    made = wire.directory / name
-    made.write_text("\n".join(lines) + "\n")
-    return made

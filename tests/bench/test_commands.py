@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from ntpguard import abi, lifecycle, reading
+from ntpguard import lifecycle, reading
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
 from ntpguard.policy.check import parse_policy
+from tests.bench.subjects import edit_policy, open_gate
 from tests.bpf.packets import IPV4
 from tests.bpf.test_lifecycle import ip, pytestmark
 
@@ -68,16 +69,6 @@ def fill(program: int, mac: bytes) -> None:
         one.join()
 
 
-def open_gate(at: Path) -> None:
-    """Lets a table's worth of new sources in at once, in both copies of the policy."""
-    with maps.descriptor(bpffs.pins(at) / "policy") as fd:
-        for copy in range(abi.COPIES):
-            key = copy.to_bytes(4, "little")
-            policy = abi.Policy.from_buffer_copy(libbpf.map_lookup(fd, key, abi.size(abi.Policy)))
-            policy.bounds[abi.BOUND_GATE] = abi.Bound(batch=1)
-            libbpf.map_update(fd, key, bytes(policy))
-
-
 @pytest.fixture(scope="module")
 def million() -> Iterator[Path]:
     at = bpffs.directory(None)
@@ -86,7 +77,7 @@ def million() -> Iterator[Path]:
     try:
         ip("link", "set", "bench0", "up")
         lifecycle.up(["bench0"], policy, xdp="auto", bpffs=at, policy_file=None, warn=print)
-        open_gate(at)
+        edit_policy(open_gate)
         own = next(iter(bpffs.attached(bpffs.pins(at)).values()))
         with maps.descriptor(own / "program") as program:
             fill(program, interfaces.interface("bench0").mac)

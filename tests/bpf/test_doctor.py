@@ -6,7 +6,6 @@ What a test may not change on a machine (its clock, its memory) is shown to doct
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -378,7 +377,6 @@ def test_a_host_that_forwards_is_told_to_name_its_addresses(
         switch.write_text("0")
 
 
-@pytest.mark.skipif(not shutil.which("nft"), reason="apt install nftables")
 def test_flows_made_of_ntp_requests_are_warned_of_and_the_remedy_ends_them(where: Path) -> None:
     def ask(port: int = 123) -> tuple[str, str | None]:
         """A request from another host, and then the finding."""

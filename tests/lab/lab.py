@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from ntpguard.kernel import libbpf
 from tests.bpf.clang import compile_bpf
@@ -102,6 +103,7 @@ class Lab:
 
     directory: Path
     daemons: list[Daemon] = field(default_factory=list)
+    kinds: ClassVar[tuple[str, ...]] = KINDS  # whom the sink tells apart
     _object: libbpf.Object | None = None
     _link: int = -1
 
@@ -145,8 +147,11 @@ class Lab:
         mac = text.split("link/ether ")[1].split()[0]
         return int(text.split(":")[0]), bytes.fromhex(mac.replace(":", ""))
 
+    def _open_sink(self) -> libbpf.Object:
+        return libbpf.Object.open(GENERATOR)
+
     def _attach_sink(self) -> None:
-        self._object = libbpf.Object.open(GENERATOR)
+        self._object = self._open_sink()
         self._object.load()
         ifindex, _ = self.link(CLIENT)
         with namespace(CLIENT):
@@ -158,7 +163,7 @@ class Lab:
         """(answered, kissed) by kind of simulated client, so far."""
         assert self._object
         found = {}
-        for index, kind in enumerate(KINDS):
+        for index, kind in enumerate(self.kinds):
             cpus = libbpf.map_lookup_percpu(
                 self._object.map_fd("replies"), index.to_bytes(4, "little"), 16
             )
