@@ -5,6 +5,8 @@ to the policy. The attack's frames are made on the same core: it is the load tha
 interrupts are, and more.
 """
 
+import os
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ RATES = (0.4 * MILLION, 0.8 * MILLION, 1.5 * MILLION, 0)  # packets a second; 0:
 SECONDS = 0.5
 ONSET = 0.3  # seconds, which are counted apart: bursts pass, and fill the daemon's socket
 SYS_SCHED_SETATTR, SLICE_NS = 314, 100_000  # x86-64; the shortest there is
+SYS_PIDFD_GETFD, SO_RCVBUFFORCE = 438, 33
+BUFFER = 4 << 20  # what doctor asks for
 KNOWN = Stream(
     request(), sources=2_000, first=198 << 24 | 18 << 16, per_second=1_000, in_order=True
 )
@@ -62,9 +66,33 @@ class Answered:
     per_second: float
 
 
-def chronyd(more: str = "") -> Callable[[Wire], Daemon]:
-    """The usual daemon."""
-    return lambda wire: wire.chronyd(SERVER, "server", f"allow\nlocal stratum 8\n{more}")
+def chronyd(more: str = "", buffer: int = 0) -> Callable[[Wire], Daemon]:
+    """The usual daemon; with a larger receive buffer, as net.core.rmem_default would give it."""
+
+    def started(wire: Wire) -> Daemon:
+        daemon = wire.chronyd(SERVER, "server", f"allow\nlocal stratum 8\n{more}")
+        if buffer:
+            widen(daemon.process.pid, buffer)
+        return daemon
+
+    return started
+
+
+def widen(pid: int, buffer: int) -> None:
+    """Gives the UDP sockets of a process so many bytes of receive buffer (pidfd_getfd(2)), and
+    leaves the machine's own default alone.
+    """
+    libc = libbpf.ctypes.CDLL(None, use_errno=True)
+    process = os.pidfd_open(pid)
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=libc.syscall(SYS_PIDFD_GETFD, process, int(fd), 0)) as one:
+                if one.family != socket.AF_UNIX and one.type == socket.SOCK_DGRAM:
+                    one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer // 2)
+    finally:
+        os.close(process)
 
 
 def ntpd(wire: Wire) -> Daemon:
@@ -93,6 +121,13 @@ SERVERS = {
     "ntpguard": Server(chronyd(), ntpguard(ENFORCE, sweep=False), tuple(ATTACKS), EVERY_RATE),
     "ntpguard, ceiling": Server(
         chronyd(), ntpguard(ENFORCE + CEILING, sweep=False), tuple(ATTACKS), EVERY_RATE
+    ),
+    "no limiter, 4 MiB": Server(chronyd(buffer=BUFFER), nothing),
+    "ntpguard, 4 MiB": Server(
+        chronyd(buffer=BUFFER), ntpguard(ENFORCE, sweep=False), tuple(ATTACKS), EVERY_RATE
+    ),
+    "ntpguard, ceiling, 4 MiB": Server(
+        chronyd(buffer=BUFFER), ntpguard(ENFORCE + CEILING, sweep=False), tuple(ATTACKS), EVERY_RATE
     ),
     # the same limit, as near as each can say it
     "chrony ratelimit": Server(

@@ -35,6 +35,7 @@ __all__ = ["pytestmark", "where"]
 NTPGUARD = str(Path(sys.executable).with_name("ntpguard"))
 PASS = 'SEC("xdp") int passing(void *c) { return XDP_PASS; }'
 TAP = "guard-tap"
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 GUARDED = NAMES[0]
 Found = dict[str, dict[str, Any]]
 
@@ -75,11 +76,11 @@ def over(instead: str, path: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def daemon(address: str = "127.0.0.1") -> Iterator[socket.socket]:
-    """A socket on UDP port 123 that nobody reads, with as small a buffer as there is."""
+def daemon(address: str = "127.0.0.1", buffer: int = 4 << 20) -> Iterator[socket.socket]:
+    """A socket on UDP port 123 that nobody reads, with so many bytes of buffer."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer // 2)
         one.bind((address, 123))
         yield one
 
@@ -229,14 +230,27 @@ def test_without_a_bpffs_the_command_to_mount_one_is_given(where: Path, tmp_path
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_packets_that_a_full_socket_dropped_are_counted(where: Path, address: str) -> None:
     assert seen(doctor("doctor", GUARDED)[1], "daemon")[0] == "warn"  # nobody serves
-    with daemon(address) as one, socket.socket(one.family, socket.SOCK_DGRAM) as client:
-        assert doctor("doctor", GUARDED)[1]["daemon"]["result"] == "ok"
+    with daemon(address, buffer=1) as one, socket.socket(one.family, socket.SOCK_DGRAM) as client:
         for _ in range(100):
             client.sendto(bytes(48), (address, 123))
         result, text, remedy = seen(doctor("doctor", GUARDED)[1], "daemon")
     dropped = int(text.split(": ")[1].split()[0])
     assert result == "warn" and 50 < dropped < 100
-    assert remedy and remedy.startswith("sysctl -w net.core.rmem_default=")
+    assert remedy == "sysctl -w net.core.rmem_default=4194304, and restart the daemon"
+
+
+def test_a_receive_buffer_that_a_flood_would_fill_is_warned_of(where: Path) -> None:
+    with daemon():
+        assert seen(doctor("doctor", GUARDED)[1], "daemon") == (
+            "ok",
+            "UDP port 123: none of its packets dropped; "
+            "room for 4194304 bytes, 910 to 5461 requests",
+            None,
+        )
+    with daemon(buffer=212992):
+        result, text, remedy = seen(doctor("doctor", GUARDED)[1], "daemon")
+    assert result == "warn" and text.endswith("room for 212992 bytes, 46 to 277 requests")
+    assert remedy == "sysctl -w net.core.rmem_default=4194304, and restart the daemon"
 
 
 def test_offloads_queues_and_peer_that_veth_has_by_default_are_warned_of(where: Path) -> None:
