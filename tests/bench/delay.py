@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from ntpguard.kernel import bpffs, libbpf
 from tests.bench.load import FIRST4, Stream, Wire, pinned_to, request
 from tests.bench.report import Progress, Rounds, save, table
-from tests.bench.service import ENFORCE, KNOWN, MILLION
+from tests.bench.service import CEILING, ENFORCE, KNOWN, MILLION
 from tests.bench.subjects import ntpguard, xdp
 from tests.lab.lab import SERVER, inside
 from tests.lab.lab import run as command
@@ -25,9 +25,11 @@ FLOODS = {
     "one source": Stream(request(), first=FIRST4, per_second=0.8 * MILLION),
     "1 M spoofed": Stream(request(), sources=MILLION, per_second=0.8 * MILLION),
 }
+BASE = "perfect knowledge"
 SUBJECTS = {
-    "perfect knowledge": xdp("oracle"),
+    BASE: xdp("oracle"),
     "ntpguard": ntpguard(ENFORCE),
+    "ntpguard, ceiling": ntpguard(ENFORCE + CEILING),
 }
 QUANTILES = (0.5, 0.99)
 
@@ -92,21 +94,23 @@ def run(rounds: int, seconds: float, cpu: int, keep: bool) -> None:
                     for share in QUANTILES:
                         figures.add(f"{subject}, {flood}, {share}", quantile(counts, share))
     rows, result = [], []
-    for flood in FLOODS:
-        base, ours = f"perfect knowledge, {flood}, ", f"ntpguard, {flood}, "
-        median, last = QUANTILES
-        row = {
-            "flood": flood,
-            "median_ns": figures.median(f"{base}{median}"),
-            "p99_ns": figures.median(f"{base}{last}"),
-            "added_median_ns": figures.difference(f"{ours}{median}", f"{base}{median}"),
-            "added_p99_ns": figures.difference(f"{ours}{last}", f"{base}{last}"),
-        }
-        # the noise: how far apart the requests are without the guard
-        row["noise_ns"] = row["p99_ns"] - row["median_ns"]
-        row["offset_ns"] = row["added_median_ns"] / 2
-        result.append(row)
-        rows.append([row["flood"], *(f"{value:.0f}" for value in list(row.values())[1:])])
-    head = ("flood", "median", "p99", "added median", "added p99", "noise", "offset")
+    median, last = QUANTILES
+    for subject in list(SUBJECTS)[1:]:
+        for flood in FLOODS:
+            base, ours = f"{BASE}, {flood}, ", f"{subject}, {flood}, "
+            row = {
+                "subject": subject,
+                "flood": flood,
+                "median_ns": figures.median(f"{base}{median}"),
+                "p99_ns": figures.median(f"{base}{last}"),
+                "added_median_ns": figures.difference(f"{ours}{median}", f"{base}{median}"),
+                "added_p99_ns": figures.difference(f"{ours}{last}", f"{base}{last}"),
+            }
+            # the noise: how far apart the requests are without the guard
+            row["noise_ns"] = row["p99_ns"] - row["median_ns"]
+            row["offset_ns"] = row["added_median_ns"] / 2
+            result.append(row)
+            rows.append([subject, flood, *(f"{value:.0f}" for value in list(row.values())[2:])])
+    head = ("subject", "flood", "median", "p99", "added median", "added p99", "noise", "offset")
     print(table(head, rows))
     save("delay", {"seconds": seconds, "results": result}, rounds, keep)
