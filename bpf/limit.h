@@ -179,7 +179,7 @@ static __always_inline __u32 admit_newcomer(const struct running *running,
 	};
 
 	if (grants(running, BOUND_GATE, request->now, PRIORITY_HIGH))
-		return source_insert(slot->bucket, &newcomer);
+		return source_insert(slot->bucket, slot->beside, &newcomer);
 	count_gated();
 	return NO_WAY;
 }
@@ -222,6 +222,10 @@ static __always_inline void limit(const struct running *running, const struct re
 	} else if (way == NO_WAY) {
 		seen = AUX_SET(in_class(0, running, request), MARK, mark_clock(request->now_ns));
 		way = admit_newcomer(running, request, slot, seen);
+		if (way & BESIDE && slot->beside) {
+			bucket = slot->beside;
+			way ^= BESIDE;
+		}
 		admitted = GCRA_CONFORMS;
 	}
 	if (way >= NTPGUARD_WAYS || admitted == GCRA_LOST) {

@@ -15,7 +15,7 @@
 #include <linux/types.h>
 
 enum ntpguard_limits {
-	NTPGUARD_ABI = 4,
+	NTPGUARD_ABI = 5,
 	NTPGUARD_WAYS = 4,     /* slots in a bucket of the source table */
 	NTPGUARD_CLASSES = 64, /* class 0 is the default, the file's [limit] */
 	NTPGUARD_PORTS = 4,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
-/* The source table: set-associative, four ways to a bucket, no locks, in an array that user space maps
- * read-only. Memory is 64 bytes per source held at a load of one half, at which 4 % of sources find
- * their bucket full.
+/* The source table: set-associative, no locks, in an array that user space maps read-only. A source's
+ * slot is in its home bucket or, if that has no room, in the one beside it: four ways that nearly
+ * always do, and eight where they do not. Memory is 64 bytes per source held at a load of one half,
+ * at which 0.8 % of sources find both full (Poisson, mean 4 to a set of 8).
  *
  * A slot changes hands in this order, so that no source ever has two, none inherits another's state,
  * and a reader can tell a slot that is being filled:
@@ -43,9 +44,10 @@ enum { ESTABLISHED_STEPS = 3 }; /* well-spaced requests after the first */
 enum { NO_WAY = NTPGUARD_WAYS, BUSY_WAY };
 
 struct slot {
-	struct bucket *bucket;
-	__u64 owner; /* the low bits of the gcra word: the fingerprint in place */
-	__u64 aux;   /* as it was before the limit was asked; 0: no way */
+	struct bucket *bucket; /* no way: its home */
+	struct bucket *beside; /* the other one it may be in; only if it is not at home */
+	__u64 owner;	       /* the low bits of the gcra word: the fingerprint in place */
+	__u64 aux;	       /* as it was before the limit was asked; 0: no way */
 	__u32 way;
 };
 
@@ -97,39 +99,50 @@ static __always_inline bool source_find(struct slot *slot, __u64 key, __u64 hash
 		return false;
 	slot->owner = owner_of(hash);
 	slot->way = source_scan(slot->bucket, key, slot->owner);
+	if (slot->way == NO_WAY) {
+		index ^= 1;
+		slot->beside = bpf_map_lookup_elem(&sources, &index);
+		slot->way = source_scan(slot->beside, key, slot->owner);
+		if (slot->way < NTPGUARD_WAYS && slot->beside)
+			slot->bucket = slot->beside;
+	}
 	if (slot->way < NTPGUARD_WAYS)
 		slot->aux = load(&slot->bucket->aux[bound_way(slot->way)]);
 	return true;
 }
 
+/* How willingly a bucket gives a slot away: the way in the low bits, above them the rank, the least
+ * first.
+ */
+#define RANK_EMPTY (-0x7fffffffffffffffLL - 1)
+#define RANK_NONE 0x7fffffffffff0000LL
+#define RANK(victim) ((__s64)((victim) & ~GCRA_OWNER_MASK))
+
 /* Empty first, then the smallest tat: the one that expired longest ago, if one has. A source over its
  * limit is kept until it expires, so that a flood of newcomers cannot give an abuser a fresh burst;
  * an established one while it was seen within the hour.
  */
-SEPARATE int choose_victim(struct bucket *bucket, __u64 now)
+SEPARATE __s64 choose_victim(const struct bucket *bucket, __u64 now)
 {
-	if (!bucket)
-		return NO_WAY;
-	__u32 victim = NO_WAY;
-	__s64 least = 0;
+	__s64 victim = RANK_NONE;
 
+	if (!bucket)
+		return victim;
 #pragma unroll
 	for (__u32 way = 0; way < NTPGUARD_WAYS; way++) {
 		__u64 word = load(&bucket->gcra[way]);
 		if (word & GCRA_BUSY)
 			continue;
 		if (!load(&bucket->key[way]))
-			return way;
+			return RANK_EMPTY | way;
 		__s64 ahead = (word & ~GCRA_OWNER_MASK) - now;
 		__u64 aux = load(&bucket->aux[way]);
 		if (ahead > 0 && AUX_GET(aux, EXCESS))
 			continue;
 		if (ahead > -(__s64)ESTABLISHED_FOR && AUX_GET(aux, ESTABLISHED))
 			continue;
-		if (victim == NO_WAY || ahead < least) {
-			victim = way;
-			least = ahead;
-		}
+		if (ahead < RANK(victim))
+			victim = ahead | way;
 	}
 	return victim;
 }
@@ -157,46 +170,62 @@ struct newcomer {
 	__u64 interval;
 };
 
-/* Gives a source whose first request is admitted a slot: the way, or NO_WAY. */
-SEPARATE int source_insert(struct bucket *bucket, const struct newcomer *newcomer)
+/* Whether a way of the bucket but this one has the source, or is being given to it. */
+static __always_inline bool has_twin(const struct bucket *bucket, __u32 but, __u64 key, __u64 busy)
+{
+#pragma unroll
+	for (__u32 way = 0; way < NTPGUARD_WAYS; way++)
+		if (way != but && ((load(&bucket->gcra[way]) & GCRA_OWNER_MASK) == busy ||
+				   load(&bucket->key[way]) == key))
+			return true;
+	return false;
+}
+
+/* Gives a source whose first request is admitted a slot in one of its buckets: the way, with
+ * BESIDE if it is not at home, or NO_WAY.
+ */
+enum { BESIDE = 8 };
+
+SEPARATE int source_insert(struct bucket *home, struct bucket *beside,
+			   const struct newcomer *newcomer)
 {
 	__u32 zero = 0;
 	struct table_counters *counters = bpf_map_lookup_elem(&table_counters, &zero);
 
-	if (!bucket || !newcomer || !counters)
+	if (!home || !beside || !newcomer || !counters)
 		return NO_WAY;
 	__u64 busy = newcomer->owner | GCRA_BUSY;
-	__u32 victim = choose_victim(bucket, newcomer->now);
-	if (victim >= NTPGUARD_WAYS) {
+	__s64 victim = choose_victim(home, newcomer->now);
+	__s64 other = choose_victim(beside, newcomer->now);
+	bool away = RANK(other) < RANK(victim);
+	if (away)
+		victim = other;
+	if (RANK(victim) == RANK_NONE) {
 		counters->full++;
 		return NO_WAY;
 	}
-	victim = bound_way(victim);
-	__u64 seen = load(&bucket->gcra[victim]);
+	struct bucket *bucket = away ? beside : home;
+	__u32 way = bound_way(victim);
+	__u64 seen = load(&bucket->gcra[way]);
 	if (seen & GCRA_BUSY ||
-	    __sync_val_compare_and_swap(&bucket->gcra[victim], seen, busy) != seen) {
+	    __sync_val_compare_and_swap(&bucket->gcra[way], seen, busy) != seen) {
 		counters->lost++;
 		return NO_WAY;
 	}
-#pragma unroll
-	for (__u32 way = 0; way < NTPGUARD_WAYS; way++) {
-		if (way == victim)
-			continue;
-		__u64 word = load(&bucket->gcra[way]) & GCRA_OWNER_MASK;
-		if (word != busy && load(&bucket->key[way]) != newcomer->key)
-			continue;
-		count_replaced(counters, __sync_lock_test_and_set(&bucket->key[victim], 0));
-		__sync_lock_test_and_set(&bucket->gcra[victim], 0);
+	if (has_twin(bucket, way, newcomer->key, busy) ||
+	    has_twin(away ? home : beside, NO_WAY, newcomer->key, busy)) {
+		count_replaced(counters, __sync_lock_test_and_set(&bucket->key[way], 0));
+		__sync_lock_test_and_set(&bucket->gcra[way], 0);
 		counters->lost++;
 		return NO_WAY;
 	}
-	count_replaced(counters, __sync_lock_test_and_set(&bucket->key[victim], newcomer->key));
-	*(volatile __u64 *)&bucket->aux[victim] = newcomer->aux;
-	*(volatile __u64 *)&bucket->stat[victim] = 0;
-	__sync_lock_test_and_set(&bucket->gcra[victim],
+	count_replaced(counters, __sync_lock_test_and_set(&bucket->key[way], newcomer->key));
+	*(volatile __u64 *)&bucket->aux[way] = newcomer->aux;
+	*(volatile __u64 *)&bucket->stat[way] = 0;
+	__sync_lock_test_and_set(&bucket->gcra[way],
 				 (newcomer->now + newcomer->interval) | newcomer->owner);
 	counters->inserted[family_of(newcomer->key)]++;
-	return victim;
+	return away ? way | BESIDE : way;
 }
 
 static __always_inline __u64 mark_clock(__u64 now_ns)

@@ -9,7 +9,7 @@ import ipaddress
 from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
-ABI = 4
+ABI = 5
 WAYS = 4
 CLASSES = 64
 PORTS = 4

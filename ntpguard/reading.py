@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -269,8 +269,8 @@ class Running:
         return self._reader()(slot) if slot else None
 
     def _slot(self, words: "memoryview[int]", key: int) -> sources.Slot | None:
-        bucket = abi.hash_key(key, self.seed) & (self.table.buckets - 1)
-        for way in range(abi.WAYS):
+        home = abi.hash_key(key, self.seed) & (self.table.buckets - 1)
+        for bucket, way in product((home, home ^ 1), range(abi.WAYS)):
             slot = sources.read_slot(words, bucket, way, self.seed)
             if slot and slot[0] == key:
                 return slot

@@ -62,7 +62,7 @@ def check(context: Context, file: Path) -> None:
         f"{file}: ok, mode {checked.mode}",
         f"classes    {data['classes']}, with {data['prefixes']} prefixes",
         f"signatures {', '.join(one.name for one in checked.signatures) or 'none'}",
-        f"sources    {checked.capacity} held; 4 % of so many find their bucket full",
+        f"sources    {checked.capacity} held; 1 % of so many find no slot",
         f"memory     {total:.1f} MiB: "
         + ", ".join(f"{name} {size / 2**20:.1f}" for name, size in memory.items()),
     ]

@@ -116,11 +116,11 @@ def signature(one: SignaturePolicy) -> abi.Signature:
 
 
 def buckets_for(capacity: int) -> int:
-    """Buckets for `capacity` sources: a power of two, at most half full. Of so many, 4 % find their
-    bucket full (Poisson, mean 2 to a bucket of 4).
+    """Buckets for `capacity` sources: a power of two, at least the two of a set, at most half full.
+    Of so many, 0.8 % find no slot (Poisson, mean 4 to a set of 8).
     """
     slots = capacity * 2
-    return 1 << max(0, (-(-slots // abi.WAYS) - 1).bit_length())
+    return 1 << max(1, (-(-slots // abi.WAYS) - 1).bit_length())
 
 
 def table_shape(policy: Policy) -> TableShape:

@@ -97,7 +97,7 @@ SETTINGS: tuple[Setting, ...] = (
         "capacity",
         Integer(1024, 16_777_216),
         1_048_576,
-        "sources held, 64 bytes each; 4 % of so many find their bucket full",
+        "sources held, 64 bytes each; 1 % of so many find no slot",
     ),
     Setting("sources", "ipv4_prefix", Integer(8, 32), 32, "bits of an IPv4 address in a source"),
     Setting("sources", "ipv6_prefix", Integer(16, 64), 64, "bits of an IPv6 address in a source"),

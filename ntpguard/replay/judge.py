@@ -6,6 +6,7 @@ import heapq
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from random import Random
 
 from ntpguard import abi, lifecycle, running
@@ -149,9 +150,9 @@ class Judge:
         """Excess requests that the source's slot has counted; 0: it has none."""
         at = source.slot
         if at < 0 or self._table[at] != source.key:
-            bucket = abi.hash_key(source.key, self._seed) & (self._buckets - 1)
-            first = bucket * WORDS_PER_BUCKET + KEY
-            for at in range(first, first + abi.WAYS):
+            home = abi.hash_key(source.key, self._seed) & (self._buckets - 1)
+            for bucket, way in product((home, home ^ 1), range(abi.WAYS)):
+                at = bucket * WORDS_PER_BUCKET + KEY + way
                 if self._table[at] == source.key:
                     source.slot = at
                     break

@@ -142,7 +142,7 @@ def tables(result: dict[str, Any]) -> dict[str, str]:
             ],
         ),
         "patience": table(
-            ["waves", "packets", "minutes", "slots held %", "buckets held whole %"],
+            ["waves", "packets", "minutes", "slots held %", "sets held whole %"],
             [[f"{cell:,}" for cell in row.values()] for row in result["patience"]],
         ),
         "shapes": table(

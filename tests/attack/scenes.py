@@ -237,7 +237,7 @@ class Held:
     packets: int
     minutes: float
     slots_percent: float  # of all slots, held by its established sources
-    buckets_percent: float  # of all buckets, held whole: a newcomer there finds no slot
+    sets_percent: float  # of all sets of two buckets, held whole: a newcomer there finds no slot
 
 
 def patience(at: tuple[int, ...] = (1, 2, 4, 8, 16), capacity: int = 4096) -> list[Held]:
@@ -271,18 +271,19 @@ def patience(at: tuple[int, ...] = (1, 2, 4, 8, 16), capacity: int = 4096) -> li
                     lane.send(now, struct.pack("!I", address))
                     now += 1 / pace
             if wave + 1 in at:
-                whole = sum(
+                full = [
                     all(abi.field(aux, abi.AUX_ESTABLISHED_SHIFT, 1) for aux in bucket.aux)
                     for bucket in one.sources
-                )
-                slots, buckets = len(one.sources) * abi.WAYS, len(one.sources)
+                ]
+                sets = [*zip(full[::2], full[1::2], strict=True)]
+                slots = len(one.sources) * abi.WAYS
                 found.append(
                     Held(
                         wave + 1,
                         packets,
                         round(now / 60, 1),
                         round(100 * len(held) / slots, 1),
-                        round(100 * whole / buckets, 1),
+                        round(100 * sum(map(all, sets)) / len(sets), 1),
                     )
                 )
     return found

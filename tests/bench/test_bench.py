@@ -43,7 +43,7 @@ def test_each_frame_of_a_flood_is_judged_and_each_source_passes_once(
     with Wire(tmp_path) as wire, ntpguard(change=open_gate)(wire):
         wire.flood(stream, FRAMES)
         counted = packets(wire)
-    # each once; a few find their bucket full; the leak is one for each shard, and one a second
+    # each once; a few find no slot; the leak is one for each shard, and one a second
     assert 950 <= counted["pass"] <= 1_000 + 256 * 3
     assert sum(counted.values()) == FRAMES
 

@@ -58,8 +58,8 @@ int hammer(struct xdp_md *ctx)
 			.now = now,
 			.interval = limit.emission_interval,
 		};
-		way = source_insert(slot.bucket, &newcomer);
-		if (way < NTPGUARD_WAYS)
+		way = source_insert(slot.bucket, slot.beside, &newcomer);
+		if (way != NO_WAY)
 			count->inserted++;
 		else
 			count->refused++;

@@ -297,22 +297,37 @@ def test_an_abuser_stays_limited_while_a_million_others_pass_by_and_none_inherit
         assert counters.inserted[0] - counters.replaced[0] == held <= 64 * abi.WAYS
 
 
-def test_a_bucket_full_of_abusers_charges_the_next_to_the_newcomers_limit() -> None:
-    with guard(1) as one:
+def test_a_source_whose_two_buckets_are_full_of_abusers_is_charged_to_the_newcomers_limit() -> None:
+    with guard(2) as one:
         one.set_rules(
             rule(per_second=0.01, burst=1),
             newcomers=abi.Bound(abi.Limit(units(SECOND), units(SECOND)), 1),
         )
-        for host in range(1, 5):
+        for host in range(1, 9):
             frame = IPV4.but(source=f"203.0.113.{host}")
             exceed(one, frame)
             one.verdict(frame)
-        fifth = IPV4.but(source="203.0.113.5")
-        verdicts = [one.verdict(fifth) for _ in range(4)]
+        ninth = IPV4.but(source="203.0.113.9")
+        verdicts = [one.verdict(ninth) for _ in range(4)]
         assert verdicts == [Verdict.PASS, Verdict.PASS, Verdict.DROP, Verdict.DROP]
         one.inputs.chance = ALWAYS
-        assert one.verdict(fifth) == Verdict.PASS
+        assert one.verdict(ninth) == Verdict.PASS
         assert one.counted()[(Family.IPV4, Verdict.DROP, Reason.UNTRACKED, 0)] == 2
+
+
+def test_a_source_whose_home_has_no_room_is_held_beside_it_and_limited_as_any() -> None:
+    """Eight sources in a set of two buckets, whatever their homes are; none forgets another."""
+    with guard(2) as one:
+        one.set_rules(rule(per_second=0.01, burst=2))
+        frames = [IPV4.but(source=f"203.0.113.{host}") for host in range(1, 9)]
+        verdicts = [[one.verdict(frame) for frame in frames] for _ in range(3)]
+        assert verdicts[:2] == [[Verdict.PASS] * 8] * 2
+        assert Verdict.PASS not in verdicts[2]
+        assert len({key for key, *_ in one.slots()}) == 8
+        homes = [abi.hash_key(key, SEED) & 1 for key, *_ in one.slots()]
+        assert homes.count(0) != 4, "of these sources one bucket has more than four"
+        counters = one.table_counters()
+        assert (counters.inserted[0], counters.replaced[0], counters.full) == (8, 0, 0)
 
 
 def test_two_cpus_inserting_the_same_sources_leave_one_slot_each_and_no_reader_sees_a_torn_one() -> (
@@ -346,7 +361,7 @@ def test_two_cpus_inserting_the_same_sources_leave_one_slot_each_and_no_reader_s
                     if slot:
                         read += 1
                         assert slot[0] in keys
-                        assert abi.hash_key(slot[0], SEED) & 7 == bucket
+                        assert abi.hash_key(slot[0], SEED) & 7 in (bucket, bucket ^ 1)
         stop.set()
         for thread in threads:
             thread.join()

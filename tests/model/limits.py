@@ -123,7 +123,7 @@ class Slot:
 
 
 class Sources:
-    """The source table: buckets of four ways."""
+    """The source table: buckets of four ways, two to a set."""
 
     def __init__(self, buckets: int, seed: tuple[int, int]) -> None:
         self.buckets: list[list[Slot | None]] = [[None] * abi.WAYS for _ in range(buckets)]
@@ -139,33 +139,39 @@ class Sources:
             value = self.hashes[key] = abi.hash_key(key, self.seed)
         return value
 
+    def places(self, key: int) -> list[list[Slot | None]]:
+        """The source's home bucket, and the one beside it."""
+        home = self.hash(key) % len(self.buckets)
+        return [self.buckets[home], self.buckets[home ^ 1]]
+
     def find(self, key: int) -> Slot | None:
         """The source's slot, if it has one."""
-        for slot in self.buckets[self.hash(key) % len(self.buckets)]:
-            if slot is not None and slot.key == key:
-                return slot
+        for ways in self.places(key):
+            for slot in ways:
+                if slot is not None and slot.key == key:
+                    return slot
         return None
 
     def insert(self, slot: Slot, now: int) -> bool:
-        """Puts a new source into its bucket, over the least useful one; False: all are kept."""
-        ways = self.buckets[self.hash(slot.key) % len(self.buckets)]
-        if None in ways:
-            victim = ways.index(None)
-        else:
-            candidates = [
-                (ahead_of(old.gcra.tat, now), way)
-                for way, old in enumerate(ways)
-                if old is not None and not old.kept(now)
-            ]
-            if not candidates:
-                self.full += 1
-                return False
-            victim = min(candidates)[1]
-        old = ways[victim]
+        """Puts a new source into one of its buckets: where a way is empty, at home first; else over
+        the least useful source of both. False: all are kept.
+        """
+        candidates = [
+            (old is not None, 0 if old is None else ahead_of(old.gcra.tat, now), away, way)
+            for away, ways in enumerate(self.places(slot.key))
+            for way, old in enumerate(ways)
+            if old is None or not old.kept(now)
+        ]
+        if not candidates:
+            self.full += 1
+            return False
+        _, _, away, way = min(candidates)
+        ways = self.places(slot.key)[away]
+        old = ways[way]
         if old is not None:
             self.replaced[abi.family_of_key(old.key)] += 1
         self.inserted[abi.family_of_key(slot.key)] += 1
-        ways[victim] = slot
+        ways[way] = slot
         return True
 
     def words(self) -> Iterable[int]:

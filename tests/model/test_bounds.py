@@ -120,14 +120,14 @@ def test_sources_without_a_slot_pass_no_more_than_the_newcomers_bound(programs: 
     def judge(seed: int) -> None:
         random = Random(seed)
         total = Bound(random_limit(random), random.choice((1, 4, 64)))
-        crowd = Crowd(programs, random, replace(quiet_policy(SLOW), newcomers=total), 1)
+        crowd = Crowd(programs, random, replace(quiet_policy(SLOW), newcomers=total), 2)
         crowd.steps = (0,)
-        for host in (1, 2, 3, 4, 1, 2, 3, 4):  # the only bucket is full of abusers
+        for host in [*range(8)] * 2:  # both buckets are full of abusers
             crowd.send(host)
         crowd.steps = random.choice(((0,), (0, 10**6, 10**7), (0, 0, 0, 10**9)))
         passes = Bounded(total.limit, total.batch - 1)
         for _ in range(PACKETS):
-            if crowd.send(random.randrange(5, 1000)) == Xdp.PASS:
+            if crowd.send(random.randrange(8, 1000)) == Xdp.PASS:
                 passes.grant(crowd.clock_ns)
         assert passes.count
 

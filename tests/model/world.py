@@ -28,7 +28,7 @@ SECOND = 10**9 >> abi.GCRA_UNIT_SHIFT
 INTERVALS = (1, 100, SECOND // 250, SECOND // 10, SECOND, 60 * SECOND, 86400 * SECOND)
 NO_LEAK, WHOLE_LEAK = 0, 2**32 - 1
 SHAPES = (
-    shape(1),
+    shape(2),
     shape(2, ports=(123, 1123)),
     shape(4),
     shape(16, ipv4_prefix=24, ipv6_prefix=48),
