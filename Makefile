@@ -1,7 +1,7 @@
 # make demo: sets everything up, then the main job on real daemons
-# make test: sets everything up, then every test
+# make test: sets everything up, then every test; make test-newest: with the newest libraries
 # make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
-.PHONY: setup demo lab test test-kernels model attacks lint build bench clean
+.PHONY: setup demo lab test test-newest test-kernels model attacks lint build bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -12,8 +12,8 @@ PACKETS := 10000000
 
 # to build, to run, and to check; services that a package would start stay down
 PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
-	python3-click python3-prometheus-client python3-pyroute2 python3-bpfcc \
-	iproute2 ethtool iputils-ping util-linux procps strace bpftool systemd prometheus \
+	python3-click python3-prometheus-client python3-pyroute2 python3-rich python3-bpfcc \
+	iproute2 ethtool iputils-ping tcpdump util-linux procps strace bpftool systemd prometheus \
 	nftables iptables zsh fish python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
 
 # real NTP daemons conflict with one another as packages: they are unpacked, not installed
@@ -54,8 +54,26 @@ demo: setup
 lab: setup
 	tests/private $(PYTHON) -m pytest tests/lab
 
+# two at a time, each process in namespaces of its own; then, alone, what floods a daemon
 test: setup
-	tests/private $(PYTHON) -m pytest
+	$(PYTHON) -m pytest --dist loadfile --tx '2*popen//python=tests/private $(PYTHON)' \
+		tests/unit tests/bpf tests/model tests/attack
+	tests/private $(PYTHON) -m pytest tests/lab tests/bench
+
+# what depends on a library, with the newest of each: .venv has the oldest, Debian 12's
+LIBRARIES := click prometheus-client pyroute2 rich
+NEWEST := build/newest/bin/python
+
+build/newest/.done: build/.installed
+	/usr/bin/python3 -m venv --system-site-packages build/newest
+	$(NEWEST) -m pip install --quiet --disable-pip-version-check --upgrade $(LIBRARIES) --editable '.[dev]'
+	touch $@
+
+test-newest: setup build/newest/.done
+	NTPGUARD_NEWEST=1 $(NEWEST) -m pytest --dist loadfile --tx '2*popen//python=tests/private $(NEWEST)' \
+		tests/unit tests/bpf/test_daemon.py tests/bpf/test_doctor.py tests/bpf/test_lifecycle.py \
+		tests/bpf/test_policy_commands.py tests/bpf/test_replay.py tests/bpf/test_schemas.py \
+		tests/bpf/test_shells.py tests/bpf/test_show.py tests/bpf/test_top.py
 
 # the newest kernel of each suite, booted under emulation: slow, and not part of test
 SUITES := bullseye bookworm trixie trixie-backports

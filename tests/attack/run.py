@@ -4,7 +4,6 @@ RESULT.json keeps every number; docs/explanation/attacks.md gets them as tables 
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any
 from tests.attack import prefixes, scenes, shape, victim
 from tests.attack.peers import peers
 from tests.attack.victim import SPOOFED_PER_SECOND, Forger
+from tests.pages import filled, table
 
 RESULT = Path(__file__).with_name("RESULT.json")
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "attacks.md"
@@ -104,13 +104,6 @@ def wider() -> dict[str, Any]:
     }
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
-    lines = [[str(cell) for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _fate(share: dict[str, Any]) -> str:
     starts = "" if share["starts"] is None else f"; {share['starts']:g}"
     return (
@@ -157,16 +150,6 @@ def tables(result: dict[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def with_tables(page: str, result: dict[str, Any]) -> str:
-    """The page with its tables written anew between `<!-- table: NAME -->` and `<!-- end -->`."""
-    made = tables(result)
-
-    def fill(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{made[match[2]]}\n<!-- end -->"
-
-    return re.sub(r"(<!-- table: (\w+) -->).*?<!-- end -->", fill, page, flags=re.DOTALL)
-
-
 def floods() -> dict[str, Any]:
     """Every scene's outcome by its name."""
     found: dict[str, Any] = {}
@@ -195,7 +178,7 @@ def main(parts: Iterable[str]) -> None:
         result = {key: measured if key == name else result.get(key) for key in PARTS}
         RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if all(result.values()):
-        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), tables(result)), encoding="utf-8")
 
 
 if __name__ == "__main__":

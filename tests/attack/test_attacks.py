@@ -7,9 +7,10 @@ import pytest
 
 from tests.attack import prefixes, shape
 from tests.attack.peers import Chrony, Ntpd, Ntpsec
-from tests.attack.run import PAGE, RESULT, with_tables
+from tests.attack.run import PAGE, RESULT, tables
 from tests.attack.scenes import Crowd, attacks, run, shuffled, slotted, stated_share
 from tests.attack.victim import Forger, by_peer, by_program
+from tests.pages import filled
 
 SHORT = {attack.name: attack for attack in attacks(0.05)}
 CROWD = Crowd(established=1500, newcomers_per_second=200, victims=2)
@@ -101,4 +102,4 @@ def test_wider_prefixes_would_silence_a_whole_network() -> None:
 
 def test_the_page_has_the_numbers_of_the_result() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == with_tables(page, json.loads(RESULT.read_text(encoding="utf-8")))
+    assert page == filled(page, tables(json.loads(RESULT.read_text(encoding="utf-8"))))

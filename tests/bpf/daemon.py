@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import NTPGUARD
 from tests.bpf.test_lifecycle import NAMES
 
-COMMAND = Path(__file__).parents[2] / ".venv/bin/ntpguard"
 POLICY = f'interfaces = ["{NAMES[0]}"]\nmode = "enforce"\n[sources]\ncapacity = 4096\n'
 SECONDS = 60.0  # others may be using the processors
 
@@ -48,7 +48,7 @@ class Daemon:
             "WATCHDOG_USEC": "600000",
         }
         environment.pop("JOURNAL_STREAM", None)
-        run = command or (str(COMMAND),)
+        run = command or (NTPGUARD,)
         with self._log.open("a") as log:
             self.process = subprocess.Popen(
                 [*run, "run", "--policy", str(self.file), *(arguments or ("--listen", "none"))],

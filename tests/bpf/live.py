@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from ntpguard import abi
 from ntpguard.cli import main
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from tests import NTPGUARD
 from tests.bpf.packets import Frame
 from tests.bpf.test_lifecycle import NAMES
 
@@ -58,7 +59,7 @@ def logged(log: Path, *arguments: str, **environment: str) -> subprocess.Complet
         'touch /dev/null && exec ntpguard "$@"'
     )
     command = ["unshare", "--mount", "sh", "-c", script, "sh", str(log), *arguments]
-    path = f"{Path(__file__).parents[2] / '.venv/bin'}:{os.environ['PATH']}"
+    path = f"{Path(NTPGUARD).parent}:{os.environ['PATH']}"
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SUDO_")}
     return subprocess.run(
         command, capture_output=True, text=True, env={**clean, "PATH": path, **environment}

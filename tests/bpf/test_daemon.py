@@ -23,7 +23,8 @@ from ntpguard.daemon.privileges import NEEDED
 from ntpguard.entries import read_entries
 from ntpguard.kernel import bpffs, libbpf, maps
 from ntpguard.running import mapped
-from tests.bpf.daemon import COMMAND, POLICY, Daemon, running, wait_for
+from tests import NTPGUARD
+from tests.bpf.daemon import POLICY, Daemon, running, wait_for
 from tests.bpf.live import data, told
 from tests.bpf.test_health import status
 from tests.bpf.test_lifecycle import (
@@ -450,7 +451,7 @@ def test_it_makes_no_system_call_that_the_unit_forbids(where: Path, tmp_path: Pa
     for word in words.split():
         allowed |= calls(word) if word.startswith("@") else {word}
     trace = tmp_path / "trace"
-    strace = ("strace", "-f", "-qqq", "-o", str(trace), "-e", "signal=none", str(COMMAND))
+    strace = ("strace", "-f", "-qqq", "-o", str(trace), "-e", "signal=none", NTPGUARD)
     with running(tmp_path, "--listen", "127.0.0.1:9721", command=strace) as one:
         (child,) = re.findall(
             r"\d+", Path(f"/proc/{one.process.pid}/task/{one.process.pid}/children").read_text()

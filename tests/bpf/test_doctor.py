@@ -20,6 +20,7 @@ from ntpguard import lifecycle
 from ntpguard.errors import NotRunning
 from ntpguard.kernel import interfaces, libbpf
 from ntpguard.policy.check import parse_policy
+from tests import NTPGUARD
 from tests.bpf.test_lifecycle import (
     BRIDGE,
     NAMES,
@@ -32,7 +33,6 @@ from tests.bpf.test_lifecycle import (
 )
 
 __all__ = ["pytestmark", "where"]
-NTPGUARD = str(Path(sys.executable).with_name("ntpguard"))
 PASS = 'SEC("xdp") int passing(void *c) { return XDP_PASS; }'
 TAP = "guard-tap"
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from ntpguard.cli import main
-from tests import captures
+from tests import NTPGUARD, captures
 from tests.bpf.packets import CLIENT_MAC, IPV4, IPV6, SERVER4, SERVER6, Frame, ntp
 from tests.captures import SECOND, Record
 
-NTPGUARD = str(Path(sys.executable).with_name("ntpguard"))
 pytestmark = pytest.mark.skipif(
     "NTPGUARD_PRIVATE" not in os.environ, reason="loads programs: runs in tests/private"
 )

@@ -5,7 +5,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from ntpguard.abi import Xdp
 from ntpguard.policy.check import parse_policy
+from tests import NTPGUARD
 from tests.bpf.live import data, packets, refused, told
 from tests.bpf.packets import CLIENT4, IPV4, IPV6, SERVER4
 from tests.bpf.test_lifecycle import NAMES, ip, pytestmark, up, where
@@ -37,7 +37,6 @@ prefixes = ["198.51.100.0/24", "2001:db8:12::/48"]
 rate = "1/hour"
 burst = 2
 """
-NTPGUARD = str(Path(sys.executable).with_name("ntpguard"))
 # source -> requests
 SENT = {
     "203.0.113.7": 5,

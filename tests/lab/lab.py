@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ntpguard.kernel import libbpf
+from tests import NTPGUARD
 from tests.bpf.clang import compile_bpf
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +175,7 @@ class Lab:
 
     def guard(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The installed ntpguard command, on the server."""
-        command = os.environ.get("NTPGUARD_COMMAND", str(ROOT / ".venv/bin/ntpguard"))
+        command = os.environ.get("NTPGUARD_COMMAND", NTPGUARD)
         return run(*inside(SERVER, *command.split(), *arguments), check=check)
 
     def start(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import NTPGUARD
 from tests.bpf.packets import Frame
-from tests.lab.lab import CLIENT, CLIENT4, ROOT, SERVER, SERVER4, Lab, inside, packet_socket, run
+from tests.lab.lab import CLIENT, CLIENT4, SERVER, SERVER4, Lab, inside, packet_socket, run
 from tests.lab.test_lab import POLICY, pytestmark, up
 
 __all__ = ["pytestmark"]
-NTPGUARD = str(ROOT / ".venv/bin/ntpguard")
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab.lab import CLIENT4, ROOT, SERVER, Lab, inside
+from tests import NTPGUARD
+from tests.lab.lab import CLIENT4, SERVER, Lab, inside
 from tests.lab.test_lab import pytestmark, up
 from tests.lab.test_trace import requests
 
@@ -27,7 +28,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def traced(output: str) -> list[Any]:
     """The objects printed while seven requests find no daemon, until SIGINT."""
     process = subprocess.Popen(
-        inside(SERVER, str(ROOT / ".venv/bin/ntpguard"), "-o", output, "trace"),
+        inside(SERVER, NTPGUARD, "-o", output, "trace"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

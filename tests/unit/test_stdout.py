@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-NTPGUARD = str(Path(sys.executable).with_name("ntpguard"))
+from tests import NTPGUARD
+
 CALLS = [
     "--help",
     "limit set --help",

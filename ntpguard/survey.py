@@ -1,0 +1,163 @@
+"""What the sources do: when they asked last, how often they ask, how many are over their limit.
+
+Read from a sample of the table's buckets, so that it takes as long with a million sources as with
+some ten thousand; a smaller table is read whole. A source's bucket is chosen by a hash, hence the
+sample is a random one: a share p of n sources looked at is right to sqrt(p (1 - p) / n) (one
+standard deviation), 0.3 points at most with 32,768.
+"""
+
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+from ntpguard import abi
+from ntpguard.sources import AUX, GCRA, IPV4_TAG, KEY, STAT, WORDS_PER_BUCKET, Words
+from ntpguard.words import Family
+
+MOST_BUCKETS = 1 << 14
+# how often sources ask is told from what they did since a survey some minutes ago
+SNAPSHOT_SECONDS = 60.0
+BASELINE_SECONDS = 300.0
+UNITS_PER_SECOND = 1e9 / (1 << abi.GCRA_UNIT_SHIFT)
+LAST_SEEN = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 86400.0)  # seconds
+INTERVAL = (0.01, 0.1, 0.5, 1.0, 2.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # seconds
+REQUESTS = (1 << 32) - 1
+CLASS = abi.CLASSES - 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Emission interval and burst tolerance of every class, gcra units."""
+
+    interval: Sequence[int]
+    tolerance: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many sources are at most at each bound, not cumulated; the last count is of the rest."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Numbers of sources, of the whole table.
+
+    last_seen: seconds since the last request within the limit (of who is over it: 0). interval:
+    mean seconds between requests over the last five minutes, of the sources held all that time;
+    those that asked once or never are in the rest.
+    """
+
+    monotonic_seconds: float
+    took_seconds: float
+    looked_at: int  # sources
+    limited: dict[Family, float]
+    last_seen: Histogram
+    interval: Histogram
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    monotonic_seconds: float
+    keys: list[list[int]]  # by way
+    requests: list[list[int]]
+
+
+class Surveyor:
+    """Takes surveys, and remembers what the sources had asked at earlier ones."""
+
+    def __init__(self) -> None:
+        self._snapshots: deque[_Snapshot] = deque()
+
+    def survey(self, words: Words, limits: Limits, now_ns: int) -> Survey:
+        """Looks at the table. `now_ns`: CLOCK_MONOTONIC."""
+        begin = time.monotonic()
+        buckets = len(words) // WORDS_PER_BUCKET
+        step = max(1, buckets // MOST_BUCKETS)
+        now = now_ns >> abi.GCRA_UNIT_SHIFT
+        seconds = now_ns / 1e9
+        ages: list[float] = []
+        limited: Counter[Family] = Counter()
+        keys, requests = [], []
+        for way in range(abi.WAYS):
+            key, gcra, aux, stat = (
+                words[word + way :: WORDS_PER_BUCKET * step].tolist()
+                for word in (KEY, GCRA, AUX, STAT)
+            )
+            keys.append(key)
+            requests.append([one >> abi.STAT_REQUESTS_SHIFT for one in stat])
+            for source, word, more in zip(key, gcra, aux, strict=True):
+                if not source or word & abi.GCRA_BUSY:
+                    continue
+                of = more & CLASS
+                ahead = (word >> abi.GCRA_TAT_SHIFT) - now
+                ages.append((limits.interval[of] - ahead) / UNITS_PER_SECOND)
+                if ahead > limits.tolerance[of]:
+                    limited[_family(source)] += 1
+        snapshot = _Snapshot(seconds, keys, requests)
+        interval = self._intervals(snapshot)
+        self._remember(snapshot)
+        return Survey(
+            monotonic_seconds=seconds,
+            took_seconds=time.monotonic() - begin,
+            looked_at=len(ages),
+            limited={family: float(limited[family] * step) for family in Family},
+            last_seen=_histogram(LAST_SEEN, ages, 0, step),
+            interval=interval if step == 1 else _scaled(interval, step),
+        )
+
+    def _intervals(self, now: _Snapshot) -> Histogram:
+        before = self._snapshots[0] if self._snapshots else None
+        if before is None or len(before.keys[0]) != len(now.keys[0]):
+            return _histogram(INTERVAL, [], 0, 1)
+        elapsed = now.monotonic_seconds - before.monotonic_seconds
+        known: list[float] = []
+        rest = 0
+        for way in range(abi.WAYS):
+            rows = zip(
+                now.keys[way],
+                before.keys[way],
+                now.requests[way],
+                before.requests[way],
+                strict=True,
+            )
+            for key, then, asked, had in rows:
+                if key and key == then:
+                    more = asked - had & REQUESTS
+                    if more > 1:
+                        known.append(elapsed / more)
+                    else:
+                        rest += 1
+        return _histogram(INTERVAL, known, rest, 1)
+
+    def _remember(self, now: _Snapshot) -> None:
+        kept = self._snapshots
+        if kept and len(kept[0].keys[0]) != len(now.keys[0]):
+            kept.clear()  # another table
+        if not kept or now.monotonic_seconds - kept[-1].monotonic_seconds >= SNAPSHOT_SECONDS:
+            kept.append(now)
+        while (
+            len(kept) > 1 and now.monotonic_seconds - kept[1].monotonic_seconds >= BASELINE_SECONDS
+        ):
+            kept.popleft()
+
+
+def _family(key: int) -> Family:
+    return Family.IPV4 if key >> abi.KEY_TAG_SHIFT == IPV4_TAG else Family.IPV6
+
+
+def _histogram(
+    bounds: tuple[float, ...], values: Iterable[float], rest: int, scale: int
+) -> Histogram:
+    found = Counter(map(bisect_left, repeat(bounds), values))
+    found[len(bounds)] += rest
+    return Histogram(bounds, tuple(float(found[i] * scale) for i in range(len(bounds) + 1)))
+
+
+def _scaled(one: Histogram, scale: int) -> Histogram:
+    return Histogram(one.bounds, tuple(count * scale for count in one.counts))
