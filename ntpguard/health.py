@@ -31,12 +31,12 @@ def untracked(guard: Running) -> Untracked:
 
 def problems(guard: Running, bpffs: Path, first: Untracked) -> list[str]:
     """Everything that is wrong, now and since `first`; waits until that is WATCH_SECONDS ago."""
-    return [
-        *_file(guard),
-        *_interfaces(guard, pinned.pins(bpffs)),
-        *_table(guard),
-        *_growth(guard, first),
-    ]
+    return [*standing(guard, bpffs), *_growth(guard, first)]
+
+
+def standing(guard: Running, bpffs: Path) -> list[str]:
+    """Everything that is seen to be wrong at one look."""
+    return [*_file(guard), *_interfaces(guard, pinned.pins(bpffs)), *_table(guard)]
 
 
 def _file(guard: Running) -> list[str]:

@@ -19,6 +19,7 @@ from ntpguard.moments import Moment, monotonic_ns
 from ntpguard.policy.kinds import Address, Network
 from ntpguard.policy.model import Policy
 from ntpguard.sources import Group, Source
+from ntpguard.survey import Limits, Survey, Surveyor
 from ntpguard.words import Family, Mode, Reason, Verdict
 
 SPARE = 64  # slots to look at besides those asked for: some are torn, or empty but not zero
@@ -197,6 +198,36 @@ class Running:
             words.release()
             view.release()
             memory.close()
+
+    def survey(self, surveyor: Surveyor) -> Survey:
+        """What the sources do, by a sample of the table."""
+        classes = self._compiled(self.root()).classes
+        limits = Limits(
+            [one.limit.emission_interval >> abi.GCRA_TAT_SHIFT for one in classes],
+            [one.limit.burst_tolerance >> abi.GCRA_TAT_SHIFT for one in classes],
+        )
+        with self._words() as words:
+            return surveyor.survey(words, limits, monotonic_ns())
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Kernel memory of each map (of an interface's counters: of all interfaces)."""
+        found = {name: libbpf.map_memory(fd) for name, fd in self._maps.items()}
+        found["counters"] = 0
+        for own in self._links.values():
+            with maps.descriptor(own / "counters", read_only=True) as fd:
+                found["counters"] += libbpf.map_memory(fd)
+        return found
+
+    def runs(self) -> dict[str, tuple[int, int]]:
+        """Times that each interface's program ran, and nanoseconds it took: counted while
+        kernel.bpf_stats_enabled is set.
+        """
+        found = {}
+        for one in self.interfaces():
+            with maps.descriptor(self._links[one.ifindex] / "program", read_only=True) as fd:
+                info = libbpf.prog_info(fd)
+                found[one.name] = (int(info.run_cnt), int(info.run_time_ns))
+        return found
 
     def top(self, count: int, sort: str) -> list[Source]:
         """The sources with the most requests, excess, or KoDs not heeded ("kod"); or those whose

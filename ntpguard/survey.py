@@ -9,7 +9,7 @@ standard deviation), 0.3 points at most with 32,768.
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -38,10 +38,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many sources are at most at each bound, not cumulated; the last count is of the rest."""
+    """How many sources are at most at each bound, not cumulated; the last count is of the rest. The
+    sum is of what is known.
+    """
 
     bounds: tuple[float, ...]
     counts: tuple[float, ...]
+    sum: float
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,11 @@ class Surveyor:
                     continue
                 of = more & CLASS
                 ahead = (word >> abi.GCRA_TAT_SHIFT) - now
-                ages.append((limits.interval[of] - ahead) / UNITS_PER_SECOND)
+                ages.append(max(0, limits.interval[of] - ahead) / UNITS_PER_SECOND)
                 if ahead > limits.tolerance[of]:
                     limited[_family(source)] += 1
         snapshot = _Snapshot(seconds, keys, requests)
-        interval = self._intervals(snapshot)
+        interval = self._intervals(snapshot, step)
         self._remember(snapshot)
         return Survey(
             monotonic_seconds=seconds,
@@ -108,13 +111,13 @@ class Surveyor:
             looked_at=len(ages),
             limited={family: float(limited[family] * step) for family in Family},
             last_seen=_histogram(LAST_SEEN, ages, 0, step),
-            interval=interval if step == 1 else _scaled(interval, step),
+            interval=interval,
         )
 
-    def _intervals(self, now: _Snapshot) -> Histogram:
+    def _intervals(self, now: _Snapshot, step: int) -> Histogram:
         before = self._snapshots[0] if self._snapshots else None
         if before is None or len(before.keys[0]) != len(now.keys[0]):
-            return _histogram(INTERVAL, [], 0, 1)
+            return _histogram(INTERVAL, [], 0, step)
         elapsed = now.monotonic_seconds - before.monotonic_seconds
         known: list[float] = []
         rest = 0
@@ -133,7 +136,7 @@ class Surveyor:
                         known.append(elapsed / more)
                     else:
                         rest += 1
-        return _histogram(INTERVAL, known, rest, 1)
+        return _histogram(INTERVAL, known, rest, step)
 
     def _remember(self, now: _Snapshot) -> None:
         kept = self._snapshots
@@ -152,12 +155,9 @@ def _family(key: int) -> Family:
 
 
 def _histogram(
-    bounds: tuple[float, ...], values: Iterable[float], rest: int, scale: int
+    bounds: tuple[float, ...], values: Sequence[float], rest: int, scale: int
 ) -> Histogram:
     found = Counter(map(bisect_left, repeat(bounds), values))
     found[len(bounds)] += rest
-    return Histogram(bounds, tuple(float(found[i] * scale) for i in range(len(bounds) + 1)))
-
-
-def _scaled(one: Histogram, scale: int) -> Histogram:
-    return Histogram(one.bounds, tuple(count * scale for count in one.counts))
+    counts = tuple(float(found[i] * scale) for i in range(len(bounds) + 1))
+    return Histogram(bounds, counts, sum(values) * scale)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
+def table(head: Iterable[str], rows: Iterable[Iterable[Any]], *, align: str = "---:") -> str:
+    """A Markdown table, of numbers but for the first column."""
     lines = [[str(cell) for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
+    lines.insert(1, ["---", *[align] * (len(lines[0]) - 1)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

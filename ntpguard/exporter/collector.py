@@ -1,37 +1,43 @@
-"""What Prometheus sees of the running guard (names: design.md, "Prometheus")."""
+"""What Prometheus sees of the running guard (names: design.md, "Prometheus"; docs/metrics.md)."""
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from ntpguard import __version__
+from ntpguard import __version__, health
 from ntpguard.errors import NotRunning
-from ntpguard.reading import Cell, Running, open_running
-from ntpguard.words import Action, Family, Mode, Reason, Verdict
+from ntpguard.exporter import around, standing, traffic
+from ntpguard.exporter.family import counter, gauge, one
+from ntpguard.exporter.slow import Slow
+from ntpguard.reading import Running, open_running
 
-DROP_REASONS = (
-    Reason.LIMIT,
-    Reason.UNTRACKED,
-    Reason.BLOCK,
-    Reason.ANSWER,
-    Reason.CONTROL,
-    Reason.MALFORMED,
-    Reason.ODD,
-    Reason.ENTRY,
-    Reason.SIGNATURE,
-    Reason.CEILING,
-)
+PARTS: dict[str, Callable[[Running], list[Metric]]] = {
+    "attachment": standing.attachment,
+    "packets": traffic.packets,
+    "table": standing.table,
+    "policy": standing.policy,
+    "memory": around.memory,
+    "driver": around.counters,
+    "daemon": around.daemon,
+    "program": around.program,
+}
+GUARD, SLOW, HEALTH = "guard", "slow", "health"
 
 
 class GuardCollector(Collector):
-    """Reads the pinned maps of this network namespace at each scrape."""
+    """Reads the pinned maps of this network namespace at each scrape. One part that cannot be read
+    takes no other with it: it is counted, and the rest is shown.
+    """
 
     def __init__(self, bpffs: Path) -> None:
         self._bpffs = bpffs
-        self._errors = 0
+        self._errors = Counter(dict.fromkeys((GUARD, *PARTS, HEALTH, SLOW), 0))
+        self._slow = Slow(bpffs, lambda: self._failed(SLOW))
+        self._untracked: int | None = None
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not need a running guard."""
@@ -39,125 +45,52 @@ class GuardCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every metric; those of a guard that is not running are left out."""
-        build = GaugeMetricFamily("ntpguard_build_info", "Version of ntpguard.", labels=["version"])
-        build.add_metric([__version__], 1)
-        yield build
-        up = GaugeMetricFamily("ntpguard_up", "Whether the guard is attached anywhere.")
-        families: list[Metric] = []
+        begin = time.monotonic()
+        found: list[Metric] = []
+        up = False
         try:
             with open_running(self._bpffs) as guard:
-                for part in (_attachment, _packets, _table, _policy):
-                    families += part(guard)
-            up.add_metric([], 1)
+                up = True
+                for name, part in {**PARTS, HEALTH: self._health, SLOW: self._slow.metrics}.items():
+                    try:
+                        found += part(guard)
+                    except Exception:
+                        self._failed(name)
         except NotRunning:
-            up.add_metric([], 0)
+            pass
         except Exception:
-            # one failing read must not take the endpoint down: it is counted, and the rest is shown
-            self._errors += 1
-            up.add_metric([], 0)
-        yield up
-        errors = CounterMetricFamily(
-            "ntpguard_collector_errors", "Scrapes in which reading the maps failed."
+            self._failed(GUARD)
+        yield gauge(
+            "ntpguard_build_info", "Version of ntpguard.", ("version",), [((__version__,), 1)]
         )
-        errors.add_metric([], self._errors)
-        yield errors
-        yield from families
+        yield gauge("ntpguard_up", "Whether the guard is attached anywhere.", samples=one(up))
+        yield counter(
+            "ntpguard_collector_errors",
+            "Readings that failed, by what was to be read.",
+            ("collector",),
+            [((name,), count) for name, count in self._errors.items()],
+        )
+        yield gauge(
+            "ntpguard_map_read_duration_seconds",
+            "What reading for this scrape took.",
+            samples=one(time.monotonic() - begin),
+        )
+        yield from found
 
+    def _failed(self, part: str) -> None:
+        self._errors[part] += 1
 
-def _attachment(guard: Running) -> list[Metric]:
-    attached = GaugeMetricFamily(
-        "ntpguard_attached", "Guarded interfaces.", labels=["interface", "xdp"]
-    )
-    for one in guard.interfaces():
-        attached.add_metric([one.name, one.xdp], 1)
-    mode = GaugeMetricFamily("ntpguard_mode", "The mode that packets see is 1.", labels=["mode"])
-    now = guard.mode()
-    for each in Mode:
-        mode.add_metric([each.word], now == each)
-    return [attached, mode]
-
-
-def _by_verdict(name: str, text: str, cells: list[Cell], names: list[str]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=["interface", "family", "verdict"])
-    totals = {(n, f, v): 0 for n in names for f in Family for v in Verdict}
-    for cell in cells:
-        key = (cell.interface, cell.family, cell.verdict)
-        totals[key] = totals.get(key, 0) + cell.packets
-    for (interface, address_family, verdict), total in totals.items():
-        family.add_metric([interface, address_family.word, verdict.word], total)
-    return family
-
-
-def _packets(guard: Running) -> list[Metric]:
-    counts = guard.counts()
-    names = [one.name for one in guard.interfaces()]
-    frame_bytes = CounterMetricFamily(
-        "ntpguard_bytes",
-        "Bytes of frames judged, by what happened.",
-        labels=["interface", "family", "verdict"],
-    )
-    for (name, family, verdict), total in counts.frame_bytes.items():
-        frame_bytes.add_metric([name, family.word, verdict.word], total)
-    drops = CounterMetricFamily("ntpguard_drops", "Packets dropped, by reason.", labels=["reason"])
-    totals = dict.fromkeys(DROP_REASONS, 0)
-    for cell in counts.happened:
-        if cell.verdict == Verdict.DROP:
-            totals[cell.reason] = totals.get(cell.reason, 0) + cell.packets
-    for reason, total in totals.items():
-        drops.add_metric([reason.word], total)
-    return [
-        _by_verdict(
-            "ntpguard_packets", "NTP packets judged, by what happened.", counts.happened, names
-        ),
-        _by_verdict(
-            "ntpguard_observed_packets",
-            "NTP packets that mode observe let pass, by what would have happened.",
-            counts.observed,
-            names,
-        ),
-        frame_bytes,
-        drops,
-    ]
-
-
-def _table(guard: Running) -> list[Metric]:
-    table = guard.table_counters()
-    held = GaugeMetricFamily("ntpguard_sources", "Sources held.", labels=["family"])
-    for family, count in guard.sources_held().items():
-        held.add_metric([family.word], count)
-    capacity = GaugeMetricFamily("ntpguard_sources_capacity", "Sources that the table is made for.")
-    capacity.add_metric([], guard.capacity)
-    replacements = CounterMetricFamily(
-        "ntpguard_source_replacements", "Sources forgotten to make room for another."
-    )
-    replacements.add_metric([], sum(table["replaced"].values()))
-    untracked = CounterMetricFamily(
-        "ntpguard_untracked_requests",
-        "Requests whose source got no slot: too many new sources, its bucket full, or a race lost.",
-        labels=["cause"],
-    )
-    untracked.add_metric(["gated"], table["gated"])
-    untracked.add_metric(["full"], table["full"])
-    untracked.add_metric(["lost"], table["lost"])
-    return [held, capacity, replacements, untracked]
-
-
-def _policy(guard: Running) -> list[Metric]:
-    info = GaugeMetricFamily("ntpguard_policy_info", "The applied policy.", labels=["hash"])
-    info.add_metric([guard.policy_hash()], 1)
-    rate = GaugeMetricFamily(
-        "ntpguard_limit_packets_per_second", "Rate of a class's limit.", labels=["class"]
-    )
-    burst = GaugeMetricFamily(
-        "ntpguard_limit_burst_packets", "Burst of a class's limit.", labels=["class"]
-    )
-    for one in guard.policy().classes:
-        rate.add_metric([one.name], float(one.rate.per_second))
-        burst.add_metric([one.name], one.burst)
-    entries = GaugeMetricFamily(
-        "ntpguard_entries", "Live entries that have not expired.", labels=["action"]
-    )
-    actions = Counter(entry.action for entry, _ in guard.live_entries())
-    for action in (Action.EXEMPT, Action.BLOCK):
-        entries.add_metric([action.word], actions[action])
-    return [info, rate, burst, entries]
+    def _health(self, guard: Running) -> list[Metric]:
+        """As `ntpguard status` has it; requests without a slot: since the scrape before."""
+        table = guard.table_counters()
+        untracked = table["gated"] + table["full"] + table["lost"]
+        grew = self._untracked is not None and untracked > self._untracked
+        self._untracked = untracked
+        degraded = grew or bool(health.standing(guard, self._bpffs))
+        return [
+            gauge(
+                "ntpguard_degraded",
+                "Whether something is wrong: ntpguard status says what.",
+                samples=one(degraded),
+            )
+        ]

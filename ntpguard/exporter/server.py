@@ -1,5 +1,7 @@
 """A small HTTP server around prometheus-client's WSGI application. TLS and passwords: a proxy's."""
 
+import contextlib
+import os
 import signal
 import socket
 import threading
@@ -8,25 +10,64 @@ from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
 from types import FrameType
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from ntpguard.errors import NtpguardError, UsageError
+from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.exporter.collector import GuardCollector
+from ntpguard.reading import open_running
 
 LANDING = b"<h1>ntpguard</h1><p><a href='/metrics'>metrics</a></p>\n"
+MOST_CONNECTIONS = 128
+IDLE_SECONDS = 10.0
+FIRST_FD = 3  # sd_listen_fds(3)
+Answer = tuple[str, str, bytes]  # status, type, body
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
+    """A thread for each connection, and so many of them: the one that has been open longest, most
+    likely a client that never finishes its request, gives way to a new one.
+    """
 
-    def server_bind(self) -> None:
+    daemon_threads = True
+    request_queue_size = MOST_CONNECTIONS
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._open: dict[socket.socket, None] = {}  # the oldest first
+        self._lock = threading.Lock()
+        super().__init__(*arguments, **named)
+
+    def named(self) -> None:
         """Without HTTPServer's reverse DNS of the address, which can take half a minute."""
-        TCPServer.server_bind(self)
         self.server_name = str(self.server_address[0])
         self.server_port = self.server_address[1]
         self.setup_environ()
+
+    def server_bind(self) -> None:
+        """As HTTPServer's, but for the reverse DNS."""
+        TCPServer.server_bind(self)
+        self.named()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serves a connection in a thread of its own."""
+        with self._lock:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > MOST_CONNECTIONS else None
+            if oldest is not None:
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # it has gone by itself
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread reads the end, and closes it
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The end of a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no news."""
 
 
 class _Server6(_Server):
@@ -34,34 +75,60 @@ class _Server6(_Server):
 
 
 class _Handler(WSGIRequestHandler):
+    timeout = IDLE_SECONDS
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """A scrape is no news."""
 
 
 def application(bpffs: Path) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application: /metrics, /-/healthy, and a landing page on /."""
+    """The WSGI application: /metrics, /-/healthy, /-/ready, and a landing page on /."""
     registry = CollectorRegistry()
     registry.register(GuardCollector(bpffs))
     metrics = make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if method in ("GET", "HEAD") and path == "/metrics":
             found: Iterable[bytes] = metrics(environ, start_response)
-            return found
-        status, kind, body = {
-            "/": ("200 OK", "text/html", LANDING),
-            "/-/healthy": ("200 OK", "text/plain", b"ok\n"),
-        }.get(path, ("404 Not Found", "text/plain", b"try /metrics\n"))
-        start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
-        return [body]
+            return found if method == "GET" else []
+        status, kind, body = (
+            _page(path, bpffs)
+            if method in ("GET", "HEAD")
+            else ("405 Method Not Allowed", "text/plain", b"try GET\n")
+        )
+        headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
+        if status.startswith("405"):
+            headers.append(("Allow", "GET, HEAD"))
+        start_response(status, headers)
+        return [body] if method != "HEAD" else []
 
     return answer
 
 
+def _page(path: str, bpffs: Path) -> Answer:
+    if path == "/":
+        return "200 OK", "text/html", LANDING
+    if path == "/-/healthy":
+        return "200 OK", "text/plain", b"ok\n"
+    if path == "/-/ready":
+        return _ready(bpffs)
+    return "404 Not Found", "text/plain", b"try /metrics\n"
+
+
+def _ready(bpffs: Path) -> Answer:
+    try:
+        with open_running(bpffs):
+            return "200 OK", "text/plain", b"ok\n"
+    except NotRunning as error:
+        return "503 Service Unavailable", "text/plain", f"{error}\n".encode()
+    except NtpguardError as error:
+        return "500 Internal Server Error", "text/plain", f"{error}\n".encode()
+
+
 def listening(listen: str, bpffs: Path) -> WSGIServer:
     """A server that has its port, and is to be told to serve. `listen` is HOST:PORT, an IPv6 host
-    in brackets.
+    in brackets; a socket that systemd has opened for us (sd_listen_fds(3)) goes before it.
 
     Raises UsageError for an address that is none, NtpguardError if it cannot be bound.
     """
@@ -69,16 +136,21 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"--listen: must be HOST:PORT, like 127.0.0.1:9721 (got {listen!r})")
-    try:
-        return make_server(
-            host,
-            int(port),
-            application(bpffs),
-            server_class=_Server6 if ":" in host else _Server,
-            handler_class=_Handler,
-        )
-    except OSError as error:
-        raise NtpguardError(f"{listen}: cannot listen: {error.strerror}: try another") from None
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
+        server = _Server((host, int(port)), _Handler, bind_and_activate=False)
+        server.socket.close()
+        server.socket = socket.socket(fileno=FIRST_FD)
+        server.socket.set_inheritable(False)
+        server.server_address = server.socket.getsockname()[:2]
+        server.named()
+    else:
+        kind = _Server6 if ":" in host else _Server
+        try:
+            server = kind((host, int(port)), _Handler)
+        except OSError as error:
+            raise NtpguardError(f"{listen}: cannot listen: {error.strerror}: try another") from None
+    server.set_app(application(bpffs))
+    return server
 
 
 def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
@@ -90,6 +162,7 @@ def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    message(f"listening on http://{listen}/metrics")
+    host, port = server.server_name, server.server_port
+    message(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
     with server:
         server.serve_forever()

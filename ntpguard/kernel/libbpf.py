@@ -8,6 +8,7 @@ import ctypes
 import errno
 import mmap
 import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ class _TestRunOpts(ctypes.Structure):
 
 
 class ProgInfo(ctypes.Structure):
-    """The head of struct bpf_prog_info (linux/bpf.h)."""
+    """struct bpf_prog_info as far as its statistics (linux/bpf.h)."""
 
     _fields_ = [
         ("type", c_uint32),
@@ -107,6 +108,9 @@ class ProgInfo(ctypes.Structure):
         ("nr_map_ids", c_uint32),
         ("map_ids", c_uint64),
         ("name", ctypes.c_char * 16),
+        ("unused", c_uint64 * 14),
+        ("run_time_ns", c_uint64),
+        ("run_cnt", c_uint64),
     ]
 
 
@@ -518,6 +522,14 @@ def _info(fd: int, info: InfoT) -> InfoT:
 def map_info(fd: int) -> MapInfo:
     """What the kernel says of a map."""
     return _info(fd, MapInfo())
+
+
+def map_memory(fd: int) -> int:
+    """Bytes of kernel memory that a map takes."""
+    (text,) = re.findall(
+        r"^memlock:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii"), re.M
+    )
+    return int(text)
 
 
 def map_mmap(fd: int, length: int, *, writable: bool = False) -> mmap.mmap:

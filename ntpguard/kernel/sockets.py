@@ -7,6 +7,7 @@ from dataclasses import dataclass
 INET_DIAG_SKMEMINFO = 7  # linux/inet_diag.h
 # linux/sock_diag.h: of the words of SK_MEMINFO
 RCVBUF, DROPS = 1, 8
+VERSIONS = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class Socket:
     was opened.
     """
 
+    version: int  # of IP
     port: int
     buffer_bytes: int
     dropped: int
@@ -31,7 +33,7 @@ def udp_sockets(ports: tuple[int, ...]) -> list[Socket]:
     found = []
     with DiagSocket() as diagnostics:
         diagnostics.bind()
-        for family in (socket.AF_INET, socket.AF_INET6):
+        for family in VERSIONS:
             try:
                 for one in diagnostics.get_sock_stats(
                     family=family,
@@ -40,13 +42,13 @@ def udp_sockets(ports: tuple[int, ...]) -> list[Socket]:
                 ):
                     memory = one.get_attr("INET_DIAG_SKMEMINFO")
                     if one["idiag_sport"] in ports and memory:
-                        found.append(_socket(one["idiag_sport"], memory))
+                        found.append(_socket(VERSIONS[family], one["idiag_sport"], memory))
             except NetlinkError as error:
                 raise OSError(error.code, str(error)) from None
     return found
 
 
-def _socket(port: int, memory: str) -> Socket:
+def _socket(version: int, port: int, memory: str) -> Socket:
     raw = bytes.fromhex(memory.replace(":", ""))
     words = struct.unpack(f"={len(raw) // 4}I", raw)
-    return Socket(port, words[RCVBUF], words[DROPS])
+    return Socket(version, port, words[RCVBUF], words[DROPS])

@@ -14,6 +14,7 @@ ORDER = [
     "policy",
     "kernel",
     "sources",
+    "survey",
     "running",
     "tries",
     "entries",

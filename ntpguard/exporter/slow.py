@@ -1,0 +1,124 @@
+"""What takes too long to be read at each scrape: read again when it is 15 seconds old, beside the
+scrape, which shows what was found last.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client.core import Metric
+
+from ntpguard.exporter.family import gauge, histogram, one
+from ntpguard.reading import Running, open_running
+from ntpguard.survey import Survey, Surveyor
+from ntpguard.words import Action
+
+OLD_SECONDS = 15.0
+
+
+class Slow:
+    """The metrics of one reading, and when they were read."""
+
+    def __init__(self, bpffs: Path, failed: Callable[[], None]) -> None:
+        """`failed` is told of each reading that failed."""
+        self._bpffs = bpffs
+        self._failed = failed
+        self._surveyor = Surveyor()
+        self._found: list[Metric] = []
+        self._survey: Survey | None = None
+        self._lock = threading.Lock()
+        self._reading = False
+
+    def metrics(self, guard: Running) -> list[Metric]:
+        """What was found last; the first time, what there is."""
+        with self._lock:
+            first = self._survey is None
+            age = 0.0 if self._survey is None else time.monotonic() - self._survey.monotonic_seconds
+            due = (first or age >= OLD_SECONDS) and not self._reading
+            self._reading = self._reading or due
+        if due and first:
+            self._read(guard)
+        elif due:
+            threading.Thread(target=self._read_again, daemon=True).start()
+        with self._lock:
+            if self._survey is None:
+                return []
+            age = max(0.0, time.monotonic() - self._survey.monotonic_seconds)
+            return [
+                *self._found,
+                gauge("ntpguard_survey_age_seconds", "Since the survey.", samples=one(age)),
+            ]
+
+    def _read_again(self) -> None:
+        try:
+            with open_running(self._bpffs) as guard:
+                self._read(guard)
+        except Exception:
+            self._failed()
+            with self._lock:
+                self._reading = False
+
+    def _read(self, guard: Running) -> None:
+        try:
+            survey = guard.survey(self._surveyor)
+            found = [*_surveyed(survey), *_entries(guard), *_difference(guard)]
+            with self._lock:
+                self._survey, self._found = survey, found
+        finally:
+            with self._lock:
+                self._reading = False
+
+
+def _surveyed(survey: Survey) -> list[Metric]:
+    return [
+        gauge(
+            "ntpguard_sources_limited",
+            "Sources over their limit at the time of the survey, of a sample of the table.",
+            ("family",),
+            [((family.word,), count) for family, count in survey.limited.items()],
+        ),
+        histogram(
+            "ntpguard_source_last_seen_seconds",
+            "Sources by the time since their last request within the limit.",
+            survey.last_seen,
+        ),
+        histogram(
+            "ntpguard_source_interval_seconds",
+            "Sources by the mean interval of their requests in the last five minutes.",
+            survey.interval,
+        ),
+        gauge(
+            "ntpguard_survey_duration_seconds",
+            "What the last survey took.",
+            samples=one(survey.took_seconds),
+        ),
+        gauge(
+            "ntpguard_survey_sources",
+            "Sources that the last survey looked at.",
+            samples=one(survey.looked_at),
+        ),
+    ]
+
+
+def _entries(guard: Running) -> list[Metric]:
+    actions = Counter(entry.action for entry, _ in guard.live_entries())
+    return [
+        gauge(
+            "ntpguard_entries",
+            "Live entries that have not expired.",
+            ("action",),
+            [((action.word,), actions[action]) for action in (Action.EXEMPT, Action.BLOCK)],
+        )
+    ]
+
+
+def _difference(guard: Running) -> list[Metric]:
+    return [
+        gauge(
+            "ntpguard_policy_differs_from_file",
+            "Whether what runs is not what the policy file says.",
+            samples=one(bool(guard.differs_from_file())),
+        )
+    ]
