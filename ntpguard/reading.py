@@ -289,6 +289,22 @@ class Running:
         )
         return abi.Offender.from_buffer_copy(raw) if raw else None
 
+    def offenders(self) -> list[tuple[int, abi.Offender]]:
+        """Every source that something is noted of, by its key."""
+        info = libbpf.map_info(self._maps["offenders"])
+        found = libbpf.map_items(self._maps["offenders"], 8, info.value_size, info.max_entries)
+        return [
+            (int.from_bytes(key, "little"), abi.Offender.from_buffer_copy(raw))
+            for key, raw in found
+        ]
+
+    def sources_of(self, keys: Iterable[int]) -> dict[int, Source]:
+        """Those of the sources with these keys that have a slot."""
+        read = self._reader()
+        with self._words() as words:
+            slots = ((key, self._slot(words, key)) for key in keys)
+            return {key: read(slot) for key, slot in slots if slot}
+
     def key(self, address: Address) -> int:
         """The key of the source that an address belongs to."""
         return abi.source_key(address, self.table.ipv4_prefix, self.table.ipv6_prefix)

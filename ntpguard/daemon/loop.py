@@ -16,12 +16,14 @@ from wsgiref.simple_server import WSGIServer
 from ntpguard.daemon import links, privileges
 from ntpguard.daemon.guarding import Guarding, Log
 from ntpguard.daemon.notify import notify, reloading, watchdog_seconds
+from ntpguard.daemon.watching import Watching
 from ntpguard.errors import Busy, NtpguardError, UsageError
 
 LOOK_SECONDS = 5.0  # pins that go send no event
 SETTLE_SECONDS = 0.1  # one change comes as several events
 AGAIN_SECONDS = 0.2  # when another writer was at work
 CLEAN_SECONDS = 60.0
+WATCH_SECONDS = 10.0  # for those who are over their limit for long
 NO_LISTEN = "none"
 
 
@@ -53,13 +55,15 @@ class Signals:
 class Loop:
     """What is to be done, and when."""
 
-    def __init__(self, guarding: Guarding, signals: Signals, log: Log) -> None:
+    def __init__(self, guarding: Guarding, watching: Watching, signals: Signals, log: Log) -> None:
         self._guarding = guarding
+        self._watching = watching
         self._signals = signals
         self._log = log
         now = time.monotonic()
         self._look_at = now + LOOK_SECONDS
         self._clean_at = now + CLEAN_SECONDS
+        self._watch_at = now
         self._watchdog = watchdog_seconds()
         self._ping_at = now
         self._status = ""
@@ -104,7 +108,7 @@ class Loop:
 
     def _seconds(self) -> float:
         """Until something is due; a signal that came meanwhile has made `waking` readable."""
-        due = [self._look_at, self._clean_at]
+        due = [self._look_at, self._clean_at, self._watch_at]
         if self._reloading:
             due.append(time.monotonic() + AGAIN_SECONDS)
         if self._watchdog is not None:
@@ -119,6 +123,9 @@ class Loop:
             self._look_at = now + self._tried(self._guarding.look, LOOK_SECONDS)
         if now >= self._clean_at:
             self._clean_at = now + self._tried(self._guarding.clean, CLEAN_SECONDS)
+        if now >= self._watch_at:
+            self._watch_at = now + WATCH_SECONDS
+            self._watching.look()
         self._tell()
         if self._watchdog is not None and now >= self._ping_at:
             self._ping_at = now + self._watchdog
@@ -169,7 +176,7 @@ def run(file: Path, listen: str, bpffs: Path, log: Log) -> None:
     with signals.noted(), links.events() as events:
         server = _exporter(listen, bpffs, log)
         guarding = Guarding(file, bpffs, log)
-        loop = Loop(guarding, signals, log)
+        loop = Loop(guarding, Watching(bpffs, log), signals, log)
         if loop.patiently(guarding.start):
             _drop(log)
             if server:

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from ntpguard import lifecycle, reading
+from ntpguard.exporter.collector import GuardCollector
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
 from ntpguard.policy.check import parse_policy
 from tests.bench.subjects import edit_policy, open_gate
@@ -32,6 +34,9 @@ RESULTS = ROOT / "build" / "bench" / "commands.json"
 ALLOWED = 1 if "NTPGUARD_BENCH" in os.environ else 5
 HELD = 1_000_000
 SENT = 1_050_000  # some find no slot
+FEW = 10_000
+SERIES: dict[int, set[str]] = {}
+SCRAPE_SECONDS, SURVEY_SECONDS = 0.02, 0.25
 FIRST = 0x0B000001  # of the addresses that a million sources have; no packet leaves the program
 RUNS = 5
 LIMITS = {
@@ -50,7 +55,7 @@ LIMITS = {
 LINES = {"top --sort kod": 1, "top --by class": 2}
 
 
-def fill(program: int, mac: bytes) -> None:
+def fill(program: int, mac: bytes, count: int) -> None:
     """A request of each source; every 16th asks more than it may."""
     frame = bytes(IPV4.but(destination_mac=mac))
     head, tail = frame[:26], frame[30:]  # around the source address
@@ -61,12 +66,20 @@ def fill(program: int, mac: bytes) -> None:
             for _ in range(1 if host % 16 else 3):
                 libbpf.test_run(program, packet)
 
-    half = SENT // 2
+    half = count // 2
     threads = [threading.Thread(target=part, args=(i * half, (i + 1) * half)) for i in (0, 1)]
     for one in threads:
         one.start()
     for one in threads:
         one.join()
+
+
+def series(at: Path) -> set[str]:
+    """The names and labels of everything that a scrape shows."""
+    registry = CollectorRegistry()
+    registry.register(GuardCollector(at))
+    lines = generate_latest(registry).decode().splitlines()
+    return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +93,10 @@ def million() -> Iterator[Path]:
         edit_policy(open_gate)
         own = next(iter(bpffs.attached(bpffs.pins(at)).values()))
         with maps.descriptor(own / "program") as program:
-            fill(program, interfaces.interface("bench0").mac)
+            mac = interfaces.interface("bench0").mac
+            fill(program, mac, FEW)
+            SERIES[FEW] = series(at)
+            fill(program, mac, SENT)
         yield at
         lifecycle.down(None, bpffs=at)
     finally:
@@ -132,3 +148,31 @@ def test_commands_over_a_million_sources_are_within_their_limits(million: Path) 
             f"{row['cpu_seconds']:.3f} of them CPU"
         )
     assert [row for row in rows if row["seconds"] > ALLOWED * row["limit"]] == []
+
+
+def test_a_scrape_of_a_million_sources_is_within_its_limit(million: Path) -> None:
+    collector = GuardCollector(million)
+    registry = CollectorRegistry()
+    registry.register(collector)
+
+    def scraped() -> float:
+        begin = time.monotonic()
+        generate_latest(registry)
+        return time.monotonic() - begin
+
+    scraped()  # the first one waits for the survey
+    (survey,) = (
+        one.value
+        for family in registry.collect()
+        for one in family.samples
+        if one.name == "ntpguard_survey_duration_seconds"
+    )
+    scrape = statistics.median(scraped() for _ in range(RUNS))
+    print(f"\nscrape {1000 * scrape:.1f} ms, survey {1000 * survey:.0f} ms")
+    assert scrape <= ALLOWED * SCRAPE_SECONDS
+    assert survey <= ALLOWED * SURVEY_SECONDS
+
+
+def test_a_million_sources_have_the_series_of_ten_thousand(million: Path) -> None:
+    assert series(million) == SERIES[FEW]
+    assert len(SERIES[FEW]) < 200

@@ -191,7 +191,7 @@ def test_the_page_has_every_metric(where: Path) -> None:
     assert openmetrics(registry).endswith(b"# EOF\n")
     rows = [
         (
-            f"`{family.name}`",
+            f"`{family.name}{'_total' if family.type == 'counter' else ''}`",
             family.type,
             ", ".join(sorted({f"`{label}`" for one in family.samples for label in one.labels})),
             family.documentation,

@@ -1,0 +1,110 @@
+"""Watches the sources that are over their limit, and keeps the episodes of those that go on."""
+
+import ipaddress
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ntpguard import abi, episodes
+from ntpguard.daemon.guarding import Log
+from ntpguard.episodes import Book, Kept, Sight
+from ntpguard.errors import NotRunning, NtpguardError
+from ntpguard.policy.shapes import clients
+from ntpguard.reading import Running, open_running
+from ntpguard.words import Verdict
+
+MOST_LOOKED_AT = 1024  # at a time, besides those that are watched: the ones with the most excess
+LINES_A_MINUTE = 20
+SAVE_SECONDS = 60.0  # what only grows is written so often
+
+
+class Watching:
+    """What is watched, and what was noted of whom at the last look."""
+
+    def __init__(self, bpffs: Path, log: Log) -> None:
+        self._bpffs = bpffs
+        self._log = log
+        self._book = Book(self._kept())
+        self._noted: dict[int, int] = {}  # samples of a source's excess, by its key
+        self._lines: list[float] = []  # when they were logged
+        self._unlogged = 0
+        self._saved = 0.0
+        self._failed = ""
+
+    def _kept(self) -> Kept:
+        try:
+            return episodes.load() or Kept()
+        except NtpguardError as error:
+            aside = episodes.path().with_suffix(".damaged")
+            try:
+                episodes.path().rename(aside)
+            except OSError:
+                aside = episodes.path()
+            self._log.warn(f"{error}: episodes begin anew, it is {aside} now")
+            return Kept()
+
+    def look(self) -> None:
+        """Takes note of who is over its limit now. What goes wrong is logged, once."""
+        try:
+            with open_running(self._bpffs) as guard:
+                lines = self._book.look(time.time(), list(self._sights(guard)))
+            for line in lines:
+                self._tell(line)
+            if lines or (self._book.kept.open and time.monotonic() - self._saved > SAVE_SECONDS):
+                self._saved = time.monotonic()
+                episodes.save(self._book.kept)
+            self._failed = ""
+        except NotRunning:
+            return
+        except NtpguardError as error:
+            if str(error) != self._failed:
+                self._failed = str(error)
+                self._log.warn(self._failed)
+
+    def _sights(self, guard: Running) -> Iterator[Sight]:
+        noted = dict(guard.offenders())
+        samples = {key: sum(one.sampled) for key, one in noted.items()}
+        grown = {
+            key: count - self._noted.get(key, 0)
+            for key, count in samples.items()
+            if count != self._noted.get(key, 0)
+        }
+        self._noted = samples
+        busiest = sorted(grown, key=grown.__getitem__, reverse=True)[:MOST_LOOKED_AT]
+        watched = (ipaddress.ip_network(name) for name in self._book.sources())
+        keys = {*busiest, *(guard.key(one.network_address) for one in watched)}
+        for key, source in guard.sources_of(keys).items():
+            one = noted.get(key)
+            if one is None:
+                continue
+            header = bytes(one.header[: one.header_bytes])
+            whole = len(header) == abi.HEADER_BYTES
+            yield Sight(
+                source=source.source,
+                requests=source.requests,
+                excess=source.excess,
+                unheeded=source.unheeded,
+                deaf=source.deaf,
+                sampled=(
+                    int(one.sampled[Verdict.PASS]),
+                    int(one.sampled[Verdict.KOD]),
+                    int(one.sampled[Verdict.DROP]),
+                ),
+                source_port=int(one.source_port),
+                ttl=int(one.ttl),
+                header=header.hex(),
+                clients=clients(header, int(one.source_port)) if whole else (),
+            )
+
+    def _tell(self, line: str) -> None:
+        """Logs a line, or counts it if there were many in the last minute."""
+        now = time.monotonic()
+        self._lines = [at for at in self._lines if now - at < 60]
+        if len(self._lines) >= LINES_A_MINUTE:
+            self._unlogged += 1
+            return
+        if self._unlogged:
+            line += f"; {self._unlogged} more lines were left out: ntpguard episodes has them"
+            self._unlogged = 0
+        self._lines.append(now)
+        self._log.info(line)

@@ -1,0 +1,279 @@
+"""Episodes of abuse: a source over its limit for long enough, from when it began until it is quiet.
+
+What is written of one is for its network's abuse desk: times, rates, what became of its packets,
+the header that it sends, which rule of RFC 4330, section 10, it broke. The address of a UDP packet
+can be forged: an episode says what was seen, not who sent it.
+
+Everything is bounded, whatever the attack: sources watched, episodes open and kept. What finds no
+room is counted.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ntpguard import state
+from ntpguard.errors import NtpguardError
+from ntpguard.moments import rfc3339
+from ntpguard.words import Verdict
+
+SCHEMA = 1
+NAME = "episodes.json"
+# a source is an episode when it goes on for so long, with so much excess in all,
+LASTS_SECONDS = 60.0
+LEAST_EXCESS = 60
+# or when it sends so much, in however short a time: FortiGate does in half a second
+AT_ONCE = 10_000
+QUIET_SECONDS = 300.0  # without excess: it is over
+MOST_WATCHED, MOST_OPEN, MOST_ENDED = 4096, 1024, 1000
+MOST_TTLS = 4
+COUNTER = (1 << 32) - 1  # a slot's counts wrap
+SHORTEST_POLL = 15.0  # seconds; RFC 4330, section 10, 1
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A source as it was seen: its slot's counts, and what was noted of its excess."""
+
+    source: str
+    requests: int
+    excess: int
+    unheeded: int
+    deaf: bool
+    sampled: tuple[int, int, int]  # verdicts of a sample of its excess
+    source_port: int
+    ttl: int
+    header: str  # hex
+    clients: tuple[str, ...]  # that send such a header
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Of one source. Times are seconds since 1970, rates requests a second."""
+
+    source: str
+    start: float
+    last: float  # excess
+    end: float | None = None
+    requests: int = 0
+    excess: int = 0
+    peak_per_second: float = 0.0
+    last_per_second: float = 0.0
+    sampled: tuple[int, int, int] = (0, 0, 0)
+    unheeded: int = 0
+    deaf: bool = False
+    source_port: int = 0
+    ttls: tuple[int, ...] = ()
+    header: str = ""
+    clients: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has gone on."""
+        return max(0.0, self.last - self.start)
+
+    @property
+    def per_second(self) -> float:
+        """Requests a second, over the whole of it."""
+        return self.requests / max(1.0, self.seconds)
+
+    def broken(self) -> list[str]:
+        """The rules of RFC 4330, section 10, that what was seen breaks."""
+        found = []
+        if self.requests > 1 and self.seconds / self.requests < SHORTEST_POLL:
+            found.append("1: it polled more often than every 15 seconds")
+        refused = self.sampled[Verdict.DROP] > self.sampled[Verdict.PASS]
+        if refused and self.seconds >= LASTS_SECONDS and self.last_per_second > self.per_second / 2:
+            found.append("2: it did not back off when most of its requests were not answered")
+        if self.unheeded:
+            found.append("8: it did not stop when told to by a Kiss-o'-Death")
+        return found
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is on the disk. `total`: of all times; `untold`: that found no room."""
+
+    written: float = 0.0
+    total: int = 0
+    untold: int = 0
+    open: tuple[Episode, ...] = ()
+    ended: tuple[Episode, ...] = ()  # the last one first
+
+
+@dataclass
+class _Watched:
+    """A source with excess, before it is an episode and while it is one."""
+
+    episode: Episode
+    before: Sight
+    seen: float
+    is_open: bool = False
+    untold: bool = False
+
+
+@dataclass
+class Book:
+    """Every source that is watched, and what was written of those before. `look` is told what is
+    seen now.
+    """
+
+    kept: Kept = field(default_factory=Kept)
+    _watched: dict[str, _Watched] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for one in self.kept.open:
+            blank = Sight(one.source, 0, 0, 0, False, (0, 0, 0), 0, 0, "", ())
+            self._watched[one.source] = _Watched(one, blank, 0.0, is_open=True)
+
+    def sources(self) -> set[str]:
+        """Those that are watched: to be looked at again."""
+        return set(self._watched)
+
+    def look(self, now: float, sights: Iterable[Sight]) -> list[str]:
+        """Takes note of what is seen; returns what is to be logged."""
+        lines = []
+        for sight in sights:
+            one = self._watched.get(sight.source)
+            if one is None:
+                self._begin(now, sight)
+                continue
+            self._grow(one, now, sight)
+            if not one.is_open and _is_long_enough(one.episode):
+                lines += self._open(one)
+        for source, one in list(self._watched.items()):
+            quiet = now - one.episode.last
+            if one.is_open and quiet >= QUIET_SECONDS:
+                lines.append(self._end(one))
+                del self._watched[source]
+            elif not one.is_open and quiet >= LASTS_SECONDS:
+                del self._watched[source]
+        opened = (one.episode for one in self._watched.values() if one.is_open)
+        self.kept = replace(self.kept, written=now, open=tuple(opened))
+        return lines
+
+    def _begin(self, now: float, sight: Sight) -> None:
+        if len(self._watched) >= MOST_WATCHED:
+            least = min(
+                (one for one in self._watched.values() if not one.is_open),
+                key=lambda one: one.episode.excess,
+                default=None,
+            )
+            if least is None or least.episode.excess:
+                return
+            del self._watched[least.episode.source]
+        self._watched[sight.source] = _Watched(Episode(sight.source, now, now), sight, now)
+
+    def _grow(self, one: _Watched, now: float, sight: Sight) -> None:
+        before, elapsed = one.before, now - one.seen
+        one.before, one.seen = sight, now
+        if not before.requests:  # what it did before we looked is not known
+            return
+        requests = sight.requests - before.requests & COUNTER
+        excess = sight.excess - before.excess & COUNTER
+        if excess > requests or not excess:  # another slot, or none of it
+            return
+        rate = requests / max(0.001, elapsed)
+        old = one.episode
+        ttls = old.ttls if sight.ttl in old.ttls else (*old.ttls, sight.ttl)[:MOST_TTLS]
+        one.episode = replace(
+            old,
+            last=now,
+            requests=old.requests + requests,
+            excess=old.excess + excess,
+            peak_per_second=max(old.peak_per_second, rate),
+            last_per_second=rate,
+            sampled=_added(old.sampled, before.sampled, sight.sampled),
+            unheeded=max(old.unheeded, sight.unheeded),
+            deaf=old.deaf or sight.deaf,
+            source_port=sight.source_port,
+            ttls=ttls,
+            header=sight.header,
+            clients=sight.clients,
+        )
+
+    def _open(self, one: _Watched) -> list[str]:
+        if sum(each.is_open for each in self._watched.values()) >= MOST_OPEN:
+            if not one.untold:
+                one.untold = True
+                self.kept = replace(self.kept, untold=self.kept.untold + 1)
+            return []
+        one.is_open = True
+        self.kept = replace(self.kept, total=self.kept.total + 1)
+        return [f"abuse begins: {_words(one.episode)}"]
+
+    def _end(self, one: _Watched) -> str:
+        ended = replace(one.episode, end=one.episode.last)
+        self.kept = replace(self.kept, ended=(ended, *self.kept.ended)[:MOST_ENDED])
+        return f"abuse ends: {_words(ended)}, {ended.requests} requests"
+
+
+def _is_long_enough(one: Episode) -> bool:
+    lasts = one.seconds >= LASTS_SECONDS and one.excess >= LEAST_EXCESS
+    return lasts or one.excess >= AT_ONCE
+
+
+def _added(
+    sums: tuple[int, int, int], before: tuple[int, int, int], after: tuple[int, int, int]
+) -> tuple[int, int, int]:
+    """Samples since the look before; a note that was forgotten meanwhile begins at 0 again."""
+    old, new, noted = before, after, sums
+    if any(a < b for a, b in zip(new, old, strict=True)):
+        old = (0, 0, 0)
+    return (
+        noted[0] + new[0] - old[0],
+        noted[1] + new[1] - old[1],
+        noted[2] + new[2] - old[2],
+    )
+
+
+def _words(one: Episode) -> str:
+    client = f", like {one.clients[0]}" if one.clients else ""
+    return f"{one.source} at up to {one.peak_per_second:.4g} requests a second{client}"
+
+
+def rfc(seconds: float) -> str:
+    """A time for people and JSON."""
+    return rfc3339(datetime.fromtimestamp(seconds, UTC))
+
+
+def path() -> Path:
+    """Where episodes are kept."""
+    return state.directory() / NAME
+
+
+def save(kept: Kept) -> None:
+    """Writes them. Raises NtpguardError; then the file is as it was."""
+    try:
+        state.replace(path(), json.dumps({"schema": SCHEMA, **asdict(kept)}))
+    except OSError as error:
+        raise NtpguardError(f"{path()}: cannot keep episodes: {error.strerror}") from None
+
+
+def load() -> Kept | None:
+    """What is kept; None: nothing yet. Raises NtpguardError if it cannot be read, or is damaged."""
+    try:
+        data = json.loads(path().read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA:
+            raise NtpguardError(f"{path()}: written by another version: move it away")
+        return Kept(
+            data["written"],
+            data["total"],
+            data["untold"],
+            tuple(map(_episode, data["open"])),
+            tuple(map(_episode, data["ended"])),
+        )
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise NtpguardError(f"{path()}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise NtpguardError(f"{path()}: damaged ({error}): move it away") from None
+
+
+def _episode(data: Mapping[str, Any]) -> Episode:
+    lists = {name: tuple(data[name]) for name in ("sampled", "ttls", "clients")}
+    return Episode(**{**data, **lists})

@@ -1,0 +1,36 @@
+"""The state directory: what must outlast a reboot, each file replaced whole."""
+
+import contextlib
+import os
+from pathlib import Path
+
+STATE = "/var/lib/ntpguard"
+
+
+def directory() -> Path:
+    """systemd's STATE_DIRECTORY, else /var/lib/ntpguard."""
+    return Path(os.environ.get("STATE_DIRECTORY", STATE).split(":")[0])
+
+
+def replace(target: Path, text: str) -> None:
+    """Puts a file in the place of another, whole and on the disk, or not at all. Only its owner may
+    read it. Raises OSError; then the file is as it was.
+    """
+    new = target.with_suffix(".new")
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as one:
+            one.write(text)
+            one.flush()
+            os.fsync(one.fileno())
+        new.rename(target)
+        parent = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
