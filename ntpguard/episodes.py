@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ LEAST_EXCESS = 60
 # or when it sends so much, in however short a time: FortiGate does in half a second
 AT_ONCE = 10_000
 QUIET_SECONDS = 300.0  # without excess: it is over
-MOST_WATCHED, MOST_OPEN, MOST_ENDED = 4096, 1024, 1000
+MOST_WATCHED, MOST_OPEN, MOST_ENDED = 2048, 1024, 1000
 MOST_TTLS = 4
 COUNTER = (1 << 32) - 1  # a slot's counts wrap
 SHORTEST_POLL = 15.0  # seconds; RFC 4330, section 10, 1
@@ -136,14 +137,22 @@ class Book:
     def look(self, now: float, sights: Iterable[Sight]) -> list[str]:
         """Takes note of what is seen; returns what is to be logged."""
         lines = []
+        new = []
+        opened = sum(one.is_open for one in self._watched.values())
         for sight in sights:
             one = self._watched.get(sight.source)
             if one is None:
-                self._begin(now, sight)
+                new.append(sight)
                 continue
             self._grow(one, now, sight)
             if not one.is_open and _is_long_enough(one.episode):
-                lines += self._open(one)
+                if opened < MOST_OPEN:
+                    opened += 1
+                    lines.append(self._open(one))
+                elif not one.untold:
+                    one.untold = True
+                    self.kept = replace(self.kept, untold=self.kept.untold + 1)
+        self._begin(now, new)
         for source, one in list(self._watched.items()):
             quiet = now - one.episode.last
             if one.is_open and quiet >= QUIET_SECONDS:
@@ -151,21 +160,23 @@ class Book:
                 del self._watched[source]
             elif not one.is_open and quiet >= LASTS_SECONDS:
                 del self._watched[source]
-        opened = (one.episode for one in self._watched.values() if one.is_open)
-        self.kept = replace(self.kept, written=now, open=tuple(opened))
+        going_on = (one.episode for one in self._watched.values() if one.is_open)
+        self.kept = replace(self.kept, written=now, open=tuple(going_on))
         return lines
 
-    def _begin(self, now: float, sight: Sight) -> None:
-        if len(self._watched) >= MOST_WATCHED:
-            least = min(
-                (one for one in self._watched.values() if not one.is_open),
-                key=lambda one: one.episode.excess,
-                default=None,
+    def _begin(self, now: float, new: list[Sight]) -> None:
+        """Watches more sources; those that have done next to nothing make room."""
+        room = MOST_WATCHED - len(self._watched)
+        if len(new) > room:
+            idle = (
+                source
+                for source, one in self._watched.items()
+                if not one.is_open and one.episode.excess < LEAST_EXCESS
             )
-            if least is None or least.episode.excess:
-                return
-            del self._watched[least.episode.source]
-        self._watched[sight.source] = _Watched(Episode(sight.source, now, now), sight, now)
+            for source in list(islice(idle, len(new) - room)):
+                del self._watched[source]
+        for sight in new[: MOST_WATCHED - len(self._watched)]:
+            self._watched[sight.source] = _Watched(Episode(sight.source, now, now), sight, now)
 
     def _grow(self, one: _Watched, now: float, sight: Sight) -> None:
         before, elapsed = one.before, now - one.seen
@@ -195,15 +206,10 @@ class Book:
             clients=sight.clients,
         )
 
-    def _open(self, one: _Watched) -> list[str]:
-        if sum(each.is_open for each in self._watched.values()) >= MOST_OPEN:
-            if not one.untold:
-                one.untold = True
-                self.kept = replace(self.kept, untold=self.kept.untold + 1)
-            return []
+    def _open(self, one: _Watched) -> str:
         one.is_open = True
         self.kept = replace(self.kept, total=self.kept.total + 1)
-        return [f"abuse begins: {_words(one.episode)}"]
+        return f"abuse begins: {_words(one.episode)}"
 
     def _end(self, one: _Watched) -> str:
         ended = replace(one.episode, end=one.episode.last)
@@ -232,7 +238,9 @@ def _added(
 
 def _words(one: Episode) -> str:
     client = f", like {one.clients[0]}" if one.clients else ""
-    return f"{one.source} at up to {one.peak_per_second:.4g} requests a second{client}"
+    rate = one.peak_per_second
+    words = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+    return f"{one.source} at up to {words} requests a second{client}"
 
 
 def rfc(seconds: float) -> str:

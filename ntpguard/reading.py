@@ -2,16 +2,16 @@
 
 import ipaddress
 import os
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 from ntpguard import abi, entries, running, sources, temporary, tries
+from ntpguard.counts import Counts, add_counters, total
 from ntpguard.errors import NotRunning, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
@@ -20,7 +20,7 @@ from ntpguard.policy.kinds import Address, Network
 from ntpguard.policy.model import Policy
 from ntpguard.sources import Group, Source
 from ntpguard.survey import Limits, Survey, Surveyor
-from ntpguard.words import Family, Mode, Reason, Verdict
+from ntpguard.words import Family, Mode
 
 SPARE = 64  # slots to look at besides those asked for: some are torn, or empty but not zero
 
@@ -49,34 +49,6 @@ class Match:
     class_index: int
     prefix: Network | None
     upstream: bool
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One counter."""
-
-    interface: str
-    class_index: int
-    family: Family
-    verdict: Verdict
-    reason: Reason
-    packets: int
-
-
-@dataclass(frozen=True)
-class Counts:
-    """All counters, summed over the CPUs; cells of 0 are left out."""
-
-    happened: list[Cell] = field(default_factory=list)
-    observed: list[Cell] = field(default_factory=list)
-    frame_bytes: dict[tuple[str, Family, Verdict], int] = field(default_factory=dict)
-
-    def verdicts(self) -> dict[Verdict, int]:
-        """Packets by verdict."""
-        totals = dict.fromkeys(Verdict, 0)
-        for cell in self.happened:
-            totals[cell.verdict] += cell.packets
-        return totals
 
 
 class Running:
@@ -373,39 +345,6 @@ class Running:
             ),
         )
         return [(one, entries.note_of(document, one)) for one in found]
-
-
-def total(cpus: Iterable[bytes]) -> bytes:
-    """The sum of words counted per CPU; most are 0, and all-zero CPUs cost nothing."""
-    raws = list(cpus)
-    counted = [memoryview(raw).cast("Q") for raw in raws if any(raw)]
-    if not counted:
-        return bytes(len(raws[0]))
-    return array("Q", (sum(words) for words in zip(*counted, strict=True))).tobytes()
-
-
-def add_counters(counts: Counts, name: str, fd: int) -> None:
-    """Adds what an interface's map of counters holds, also of classes that the policy has no more:
-    a total never goes back.
-    """
-    for index in range(abi.CLASSES):
-        raws = libbpf.map_lookup_percpu(fd, index.to_bytes(4, "little"), abi.size(abi.Counters))
-        _add(counts, name, index, [abi.Counters.from_buffer_copy(total(raws))])
-
-
-def _add(counts: Counts, name: str, index: int, cpus: list[abi.Counters]) -> None:
-    for table, cells in (("packets", counts.happened), ("observed", counts.observed)):
-        for family in Family:
-            for verdict in Verdict:
-                for reason in Reason:
-                    packets = sum(getattr(c, table)[family][verdict][reason] for c in cpus)
-                    if packets:
-                        cells.append(Cell(name, index, family, verdict, reason, packets))
-    for family in Family:
-        for verdict in Verdict:
-            key = (name, family, verdict)
-            total = sum(int(c.bytes[family][verdict]) for c in cpus)
-            counts.frame_bytes[key] = counts.frame_bytes.get(key, 0) + total
 
 
 @contextmanager

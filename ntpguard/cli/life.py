@@ -11,6 +11,7 @@ import click
 from ntpguard import health, lifecycle, live, reading
 from ntpguard.cli.arguments import Duration
 from ntpguard.cli.output import Context
+from ntpguard.counts import Cell, Counts
 from ntpguard.moments import rfc3339, span
 from ntpguard.policy.check import DEFAULT, read_policy
 from ntpguard.temporary import MODE, limit_of
@@ -156,7 +157,7 @@ def status(click_context: click.Context, brief: bool) -> None:
     click_context.exit(1 if problems else 0)
 
 
-def _status(guard: reading.Running, counts: reading.Counts) -> dict[str, Any]:
+def _status(guard: reading.Running, counts: Counts) -> dict[str, Any]:
     document, table = guard.document(), guard.table_counters()
     totals, held = counts.verdicts(), guard.sources_held()
     return {
@@ -179,7 +180,7 @@ def _status(guard: reading.Running, counts: reading.Counts) -> dict[str, Any]:
     }
 
 
-def _reasons(title: str, cells: list[reading.Cell]) -> list[str]:
+def _reasons(title: str, cells: list[Cell]) -> list[str]:
     """Packets by verdict and reason, a line for each verdict there is."""
     lines = []
     for verdict in Verdict:

@@ -3,6 +3,7 @@
 import ipaddress
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from ntpguard import abi, episodes
@@ -18,6 +19,9 @@ LINES_A_MINUTE = 20
 SAVE_SECONDS = 60.0  # what only grows is written so often
 
 
+_clients = lru_cache(4096)(clients)
+
+
 class Watching:
     """What is watched, and what was noted of whom at the last look."""
 
@@ -26,6 +30,7 @@ class Watching:
         self._log = log
         self._book = Book(self._kept())
         self._noted: dict[int, int] = {}  # samples of a source's excess, by its key
+        self._keys: dict[str, int] = {}  # of the sources that are watched
         self._lines: list[float] = []  # when they were logged
         self._unlogged = 0
         self._saved = 0.0
@@ -71,12 +76,14 @@ class Watching:
         }
         self._noted = samples
         busiest = sorted(grown, key=grown.__getitem__, reverse=True)[:MOST_LOOKED_AT]
-        watched = (ipaddress.ip_network(name) for name in self._book.sources())
-        keys = {*busiest, *(guard.key(one.network_address) for one in watched)}
+        watched = self._book.sources()
+        self._keys = {
+            name: self._keys.get(name) or guard.key(ipaddress.ip_network(name).network_address)
+            for name in watched
+        }
+        keys = {*busiest, *self._keys.values()} & noted.keys()
         for key, source in guard.sources_of(keys).items():
-            one = noted.get(key)
-            if one is None:
-                continue
+            one = noted[key]
             header = bytes(one.header[: one.header_bytes])
             whole = len(header) == abi.HEADER_BYTES
             yield Sight(
@@ -93,7 +100,7 @@ class Watching:
                 source_port=int(one.source_port),
                 ttl=int(one.ttl),
                 header=header.hex(),
-                clients=clients(header, int(one.source_port)) if whole else (),
+                clients=_clients(header, int(one.source_port)) if whole else (),
             )
 
     def _tell(self, line: str) -> None:

@@ -4,8 +4,9 @@ from collections import Counter
 
 from prometheus_client.core import Metric
 
+from ntpguard.counts import Cell
 from ntpguard.exporter.family import counter
-from ntpguard.reading import Cell, Running
+from ntpguard.reading import Running
 from ntpguard.words import Family, Reason, Verdict
 
 # series that exist from the beginning, at 0

@@ -10,11 +10,11 @@ from itertools import product
 from random import Random
 
 from ntpguard import abi, lifecycle, running
+from ntpguard.counts import Counts, add_counters
 from ntpguard.kernel import libbpf, maps
 from ntpguard.policy.compile import FRACTIONS, compile_policy
 from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy, SignaturePolicy
-from ntpguard.reading import Counts, add_counters
 from ntpguard.replay.frame import STATION, Datagram
 from ntpguard.sources import KEY, STAT, WORDS_PER_BUCKET
 

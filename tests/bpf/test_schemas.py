@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
+from ntpguard import episodes
 from ntpguard.cli import main
+from ntpguard.episodes import Episode, Kept
 from ntpguard.policy.check import parse_policy
 from tests import captures
 from tests.bpf.live import packets, told
@@ -45,6 +47,8 @@ CALLS = {
     "doctor": ("",),
     "down": ("",),
     "entries": ("",),
+    "episodes list": ("", "-n 1"),
+    "episodes report": ("203.0.113.7",),
     "exempt": ("2001:db8:7::/48", "203.0.113.9 --for ever"),
     "limit list": ("",),
     "limit set": ("--rate 30/minute", "campus --burst 9 --for 1h"),
@@ -149,7 +153,7 @@ def guard(where: Path) -> Path:
     ("command", "call"), [(command, call) for command, calls in CALLS.items() for call in calls]
 )
 def test_what_a_command_prints_is_as_its_schema_says(
-    guard: Path, tmp_path: Path, command: str, call: str
+    guard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, call: str
 ) -> None:
     if command == "trace":
         pytest.importorskip("bcc", reason="apt install python3-bpfcc")
@@ -159,6 +163,8 @@ def test_what_a_command_prints_is_as_its_schema_says(
     other.write_text(POLICY.replace("burst = 2", "burst = 4"))
     capture = tmp_path / "ntp.pcap"
     capture.write_bytes(captures.pcap([(n * 10**9, bytes(IPV4), None) for n in range(9)]))
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    episodes.save(Kept(open=(Episode("203.0.113.7", 1e9, 1e9 + 60, requests=90, excess=60),)))
     files = {"POLICY": str(file), "OTHER": str(other), "CAPTURE": str(capture)}
     words = [*command.split(), *(files.get(one, one) for one in call.split())]
     for output in ("json", "ndjson"):

@@ -15,6 +15,7 @@ ORDER = [
     "abi",
     "policy",
     "kernel",
+    "counts",
     "sources",
     "survey",
     "running",

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from ntpguard import abi
-from ntpguard.reading import total
+from ntpguard.counts import total
 from ntpguard.sources import busiest, by_prefix, prefix_text, read_slot
 
 SEED = (1, 2)

@@ -1,0 +1,70 @@
+"""The packet path's counters, summed over the CPUs."""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ntpguard import abi
+from ntpguard.kernel import libbpf
+from ntpguard.words import Family, Reason, Verdict
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One counter."""
+
+    interface: str
+    class_index: int
+    family: Family
+    verdict: Verdict
+    reason: Reason
+    packets: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All counters, summed over the CPUs; cells of 0 are left out."""
+
+    happened: list[Cell] = field(default_factory=list)
+    observed: list[Cell] = field(default_factory=list)
+    frame_bytes: dict[tuple[str, Family, Verdict], int] = field(default_factory=dict)
+
+    def verdicts(self) -> dict[Verdict, int]:
+        """Packets by verdict."""
+        totals = dict.fromkeys(Verdict, 0)
+        for cell in self.happened:
+            totals[cell.verdict] += cell.packets
+        return totals
+
+
+def total(cpus: Iterable[bytes]) -> bytes:
+    """The sum of words counted per CPU; most are 0, and all-zero CPUs cost nothing."""
+    raws = list(cpus)
+    counted = [memoryview(raw).cast("Q") for raw in raws if any(raw)]
+    if not counted:
+        return bytes(len(raws[0]))
+    return array("Q", (sum(words) for words in zip(*counted, strict=True))).tobytes()
+
+
+def add_counters(counts: Counts, name: str, fd: int) -> None:
+    """Adds what an interface's map of counters holds, also of classes that the policy has no more:
+    a total never goes back.
+    """
+    for index in range(abi.CLASSES):
+        raws = libbpf.map_lookup_percpu(fd, index.to_bytes(4, "little"), abi.size(abi.Counters))
+        _add(counts, name, index, [abi.Counters.from_buffer_copy(total(raws))])
+
+
+def _add(counts: Counts, name: str, index: int, cpus: list[abi.Counters]) -> None:
+    for table, cells in (("packets", counts.happened), ("observed", counts.observed)):
+        for family in Family:
+            for verdict in Verdict:
+                for reason in Reason:
+                    packets = sum(getattr(c, table)[family][verdict][reason] for c in cpus)
+                    if packets:
+                        cells.append(Cell(name, index, family, verdict, reason, packets))
+    for family in Family:
+        for verdict in Verdict:
+            key = (name, family, verdict)
+            total = sum(int(c.bytes[family][verdict]) for c in cpus)
+            counts.frame_bytes[key] = counts.frame_bytes.get(key, 0) + total

@@ -1,0 +1,149 @@
+"""Episodes of abuse, from the packets to the report: a daemon, and what it keeps."""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ntpguard import episodes
+from ntpguard.cli import main
+from ntpguard.daemon.guarding import Log
+from ntpguard.daemon.watching import LINES_A_MINUTE, Watching
+from ntpguard.episodes import AT_ONCE, Kept
+from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.policy.check import parse_policy
+from tests.bpf.daemon import POLICY, running, wait_for
+from tests.bpf.live import data, packets, told
+from tests.bpf.packets import CLIENT4, IPV4, IPV6
+from tests.bpf.test_exporter import scrape
+from tests.bpf.test_lifecycle import NAMES, pytestmark, up, where
+
+__all__ = ["pytestmark", "where"]
+# looks five times a second
+OFTEN = (
+    sys.executable,
+    "-c",
+    "from ntpguard.daemon import loop; loop.WATCH_SECONDS = 0.2; from ntpguard.cli import main; main()",
+)
+FIRST = 198 << 24 | 18 << 16
+STRICT = 'mode = "enforce"\n[sources]\ncapacity = 65536\n[limit]\nrate = "1/minute"\nburst = 2\n'
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def test_a_flood_is_logged_listed_and_reported(where: Path, tmp_path: Path) -> None:
+    assert told("episodes").startswith("no episode is kept yet")
+    with running(tmp_path, policy=POLICY, command=OFTEN) as one, packets(where) as send:
+        for _ in range(100):
+            send(IPV4)
+        time.sleep(0.5)
+        for _ in range(AT_ONCE + 100):
+            send(IPV4)
+        one.logs(f"abuse begins: {CLIENT4} at up to ")
+        (found,) = data("episodes")
+        assert found["source"] == f"{CLIENT4}" and found["end"] is None
+        assert AT_ONCE <= found["excess"] <= found["requests"] <= AT_ONCE + 200
+        assert found["rules_broken"][0].startswith("1: it polled more often")
+        table = told("episodes")
+        assert table.splitlines()[0].split() == [
+            "SOURCE", "START", "FOR", "REQUESTS", "PEAK/s", "KOD", "CLIENT",
+        ]  # fmt: skip
+        assert f"{CLIENT4}" in table and "goes on" in table
+        report = told("episodes", "report", CLIENT4)
+        assert f"NTP requests in excess from {CLIENT4} to " in report
+        assert "The server's access policy: at most 60/minute from one source" in report
+        assert f"NTP header   {IPV4.payload.hex()}" in report
+        assert report.rstrip().endswith("had the same TTL, as those of one host do.")
+        metrics = scrape(where)
+        assert metrics["ntpguard_episodes_total"] == metrics["ntpguard_episodes_open"] == 1
+    # what it kept goes on after a restart
+    with running(tmp_path, policy=POLICY, command=OFTEN), packets(where) as send:
+        for _ in range(3):
+            for _ in range(50):
+                send(IPV4)
+            time.sleep(0.3)
+        wait_for(lambda: data("episodes")[0]["requests"] > found["requests"], "it grows")
+        assert len(data("episodes")) == 1
+
+
+def test_a_source_without_an_episode_is_an_error_that_says_so() -> None:
+    episodes.save(Kept())
+    done = CliRunner().invoke(main, ["episodes", "report", "203.0.113.99"])
+    assert done.exit_code == 1
+    assert "203.0.113.99: no episode of it is kept: ntpguard episodes lists them" in done.output
+    assert told("episodes") == "no episode\n"
+
+
+def test_a_damaged_file_is_set_aside_and_the_command_says_what_to_do(
+    state: Path, where: Path
+) -> None:
+    state.mkdir()
+    episodes.path().write_text("{")
+    done = CliRunner().invoke(main, ["episodes"])
+    assert done.exit_code == 1 and "move it away" in done.output
+    warnings: list[str] = []
+    Watching(where, Log(print, warnings.append, print))
+    assert len(warnings) == 1 and "episodes begin anew" in warnings[0]
+    assert (state / "episodes.damaged").read_text() == "{"
+    assert not episodes.path().exists()
+
+
+def test_ten_thousand_attackers_cost_a_look_little_and_few_lines(where: Path) -> None:
+    up(where, policy=parse_policy(STRICT))
+    lines: list[str] = []
+    watching = Watching(where, Log(lines.append, lines.append, lines.append))
+    looks = []
+    own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
+    frame = bytes(IPV4.but(destination_mac=interfaces.interface(NAMES[0]).mac))
+    head, tail = frame[:26], frame[30:]  # around the source address
+    with maps.descriptor(own / "program") as program:
+        for _ in range(4):
+            for number in range(10_000):
+                packet = head + (FIRST + number).to_bytes(4, "big") + tail
+                for _ in range(6):
+                    libbpf.test_run(program, packet)
+            begin = time.monotonic()
+            watching.look()
+            looks.append(time.monotonic() - begin)
+    print("a look, ms:", [round(1000 * one) for one in looks])
+    # 100 ms are what it may take on a quiet machine
+    assert sorted(looks)[1] < 0.5
+    assert len(lines) <= LINES_A_MINUTE
+
+
+def test_a_full_disk_is_told_once_and_stops_nothing(
+    where: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up(where)
+    warnings: list[str] = []
+    watching = Watching(where, Log(print, warnings.append, print))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ntpguard.state.os.fsync", full)
+    with packets(where) as send:
+        for _ in range(100):
+            send(IPV6)
+        watching.look()
+        for _ in range(3):
+            for _ in range(AT_ONCE + 100):
+                send(IPV6)
+            watching.look()
+    assert warnings == [f"{episodes.path()}: cannot keep episodes: No space left on device"]
+
+
+def test_a_source_that_is_forgotten_and_comes_again_is_followed(where: Path) -> None:
+    kept = Kept(total=3)
+    episodes.save(replace(kept, untold=2))
+    up(where)
+    Watching(where, Log(print, print, print)).look()
+    found = episodes.load()
+    assert found and (found.total, found.untold) == (3, 2)

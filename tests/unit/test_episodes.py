@@ -1,0 +1,194 @@
+"""Episodes: when one begins and ends, what is said of it, and that nothing grows without bound."""
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntpguard import episodes
+from ntpguard.episodes import (
+    AT_ONCE,
+    MOST_ENDED,
+    MOST_OPEN,
+    MOST_WATCHED,
+    Book,
+    Episode,
+    Kept,
+    Sight,
+)
+from ntpguard.errors import NtpguardError
+
+NOW = 1_800_000_000.0
+LOOK = 10.0
+ONE = Sight("203.0.113.7", 100, 50, 0, False, (0, 0, 0), 40000, 57, "23" + "00" * 47, ("x",))
+
+
+def grown(one: Sight, requests: int, excess: int) -> Sight:
+    """The same source a look later: most of its excess is dropped."""
+    sampled = (one.sampled[0] + 1, one.sampled[1], one.sampled[2] + 3)
+    return replace(
+        one,
+        requests=one.requests + requests & episodes.COUNTER,
+        excess=one.excess + excess & episodes.COUNTER,
+        sampled=sampled,
+    )
+
+
+def look(
+    book: Book, sight: Sight, times: int, *, each: int, begin: float
+) -> tuple[Sight, list[str]]:
+    """So many looks at a source that sends `each` requests between two, all of them excess."""
+    lines = []
+    for number in range(times):
+        lines += book.look(begin + LOOK * number, [sight])
+        sight = grown(sight, each, each)
+    return sight, lines
+
+
+def test_a_source_that_goes_on_for_a_minute_is_an_episode_and_ends_when_it_is_quiet() -> None:
+    book = Book()
+    sight, lines = look(book, ONE, 6, each=20, begin=NOW)
+    assert lines == [] and not book.kept.open
+    sight, lines = look(book, sight, 2, each=20, begin=NOW + 60)
+    assert lines == ["abuse begins: 203.0.113.7 at up to 2.0 requests a second, like x"]
+    (found,) = book.kept.open
+    assert (found.start, found.last, found.end) == (NOW, NOW + 70, None)
+    assert (found.requests, found.excess, found.peak_per_second) == (140, 140, 2)
+    assert book.look(NOW + 369, []) == []
+    assert book.look(NOW + 370, []) == [
+        "abuse ends: 203.0.113.7 at up to 2.0 requests a second, like x, 140 requests"
+    ]
+    assert book.kept.open == () and book.kept.total == 1
+    (ended,) = book.kept.ended
+    assert ended.end == NOW + 70 and book.sources() == set()
+
+
+def test_much_at_once_is_an_episode_however_short() -> None:
+    book = Book()
+    assert book.look(NOW, [ONE]) == []
+    (line,) = book.look(NOW + LOOK, [grown(ONE, AT_ONCE, AT_ONCE)])
+    assert line.startswith("abuse begins: 203.0.113.7 at up to 1000 requests a second")
+
+
+def test_a_little_excess_now_and_then_is_none() -> None:
+    book, sight = Book(), ONE
+    for number in range(100):
+        sight = grown(sight, 8, 1 if number % 4 == 0 else 0)
+        assert book.look(NOW + LOOK * number, [sight]) == []
+    assert book.kept.open == ()
+
+
+def test_counters_that_wrap_count_on_and_another_slot_counts_nothing() -> None:
+    book = Book()
+    last = replace(ONE, requests=episodes.COUNTER - 5, excess=episodes.COUNTER - 9)
+    book.look(NOW, [last])
+    book.look(NOW + LOOK, [grown(last, 20, 20)])
+    book.look(NOW + 2 * LOOK, [replace(last, requests=3, excess=1)])
+    book.look(NOW + 3 * LOOK, [replace(last, requests=20_003, excess=20_001)])
+    (found,) = book.kept.open
+    assert found.requests == 20 + 20_000
+
+
+def test_the_rules_that_it_broke_are_named() -> None:
+    calm = Episode("203.0.113.7", NOW, NOW + 3600, requests=60, excess=2)
+    assert calm.broken() == []
+    hasty = replace(calm, requests=3600, sampled=(10, 1, 30), last_per_second=1.0, unheeded=2)
+    assert [rule[0] for rule in hasty.broken()] == ["1", "2", "8"]
+    assert [rule[0] for rule in replace(hasty, last_per_second=0.1).broken()] == ["1", "8"]
+
+
+def test_ten_thousand_attackers_at_once_stay_within_the_bounds() -> None:
+    book = Book()
+    chance = random.Random(1)
+    sources = [replace(ONE, source=f"198.18.{n >> 8}.{n & 255}") for n in range(10_000)]
+    logged = 0
+    for number in range(20):
+        sources = [grown(one, 2000, 2000) for one in sources]
+        chance.shuffle(sources)
+        logged += len(book.look(NOW + LOOK * number, sources))
+    kept = book.kept
+    assert len(book.sources()) <= MOST_WATCHED and len(kept.open) == MOST_OPEN
+    assert kept.total == MOST_OPEN and kept.untold == MOST_WATCHED - MOST_OPEN
+    assert logged == MOST_OPEN
+    for number in range(20, 60):
+        book.look(NOW + LOOK * number, [])
+    assert book.kept.open == () and len(book.kept.ended) == MOST_ENDED
+    assert book.sources() == set()
+
+
+def test_what_is_kept_is_read_again_and_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    assert episodes.load() is None
+    full = Episode("2001:db8:ffff:ffff::/64", NOW, NOW + 1e5, None, 10**9, 10**9, 1e6 / 3, 1e6 / 3)
+    full = replace(
+        full, sampled=(10**7,) * 3, ttls=(64,) * 4, header="ff" * 48, clients=("x" * 40,)
+    )
+    going_on = tuple(replace(full, source=f"2001:db8:{n:x}::/64") for n in range(MOST_OPEN))
+    kept = Kept(NOW, 5000, 17, going_on, (replace(full, end=NOW),) * MOST_ENDED)
+    episodes.save(kept)
+    assert episodes.load() == kept
+    assert episodes.path().stat().st_size < 2 << 20
+    assert episodes.path().stat().st_mode & 0o777 == 0o600
+    book = Book(kept)
+    assert len(book.look(NOW + 1e6, [])) == MOST_OPEN  # they ended meanwhile
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": 2}', '{"schema": 1}', '{"schema": 1, "open": 3}', "\x00"]
+)
+def test_a_damaged_file_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    episodes.path().write_text(text)
+    with pytest.raises(NtpguardError, match=r"episodes\.json: .*move it away"):
+        episodes.load()
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    episodes.save(Kept(total=7))
+
+    def full(_: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NtpguardError, match="cannot keep episodes: No space left on device"):
+        episodes.save(Kept(total=8))
+    found = episodes.load()
+    assert found and found.total == 7 and len(os.listdir(tmp_path)) == 1
+
+
+sights = st.builds(
+    Sight,
+    source=st.sampled_from([f"203.0.113.{n}" for n in range(5)]),
+    requests=st.integers(0, episodes.COUNTER),
+    excess=st.integers(0, episodes.COUNTER),
+    unheeded=st.integers(0, 15),
+    deaf=st.booleans(),
+    sampled=st.tuples(*[st.integers(0, 1 << 31)] * 3),
+    source_port=st.integers(0, 65535),
+    ttl=st.integers(0, 255),
+    header=st.just("23"),
+    clients=st.just(()),
+)
+
+
+@given(st.lists(st.tuples(st.floats(-50, 500), st.lists(sights, max_size=4)), max_size=30))
+def test_whatever_is_seen_counts_stay_possible(steps: list[tuple[float, list[Sight]]]) -> None:
+    book, now = Book(), NOW
+    for seconds, seen in steps:  # the clock may be set back
+        now += seconds
+        book.look(now, seen)
+        for one in (*book.kept.open, *book.kept.ended):
+            assert 0 <= one.excess <= one.requests and one.seconds >= 0
+            assert one.peak_per_second >= 0 and len(one.ttls) <= 4
+            assert isinstance(one.broken(), list)
