@@ -144,7 +144,7 @@ def test_nobody_becomes_established_while_the_gate_or_the_ceiling_bites(one: Gua
 
 
 def test_established_and_limited_sources_keep_their_slots_in_a_flood_of_new_ones() -> None:
-    with guard(1) as one:
+    with guard(2) as one:
         one.set_rules(rule(per_second=0.01, burst=1), established_spacing=90)
         establish(one)
         limited = host(60_000)
