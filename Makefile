@@ -54,11 +54,9 @@ demo: setup
 lab: setup
 	tests/private $(PYTHON) -m pytest tests/lab
 
-# two at a time, each process in namespaces of its own; then, alone, what floods a daemon
+# in two parts, each two files or one at a time: see tests/run.py
 test: setup
-	$(PYTHON) -m pytest --dist loadfile --tx '2*popen//python=tests/private $(PYTHON)' \
-		tests/unit tests/bpf tests/model tests/attack
-	tests/private $(PYTHON) -m pytest tests/lab tests/bench
+	$(PYTHON) -m tests.run
 
 # what depends on a library, with the newest of each: .venv has the oldest, Debian 12's
 LIBRARIES := click prometheus-client pyroute2 rich
@@ -70,10 +68,7 @@ build/newest/.done: build/.installed
 	touch $@
 
 test-newest: setup build/newest/.done
-	NTPGUARD_NEWEST=1 $(NEWEST) -m pytest --dist loadfile --tx '2*popen//python=tests/private $(NEWEST)' \
-		tests/unit tests/bpf/test_daemon.py tests/bpf/test_doctor.py tests/bpf/test_lifecycle.py \
-		tests/bpf/test_policy_commands.py tests/bpf/test_replay.py tests/bpf/test_schemas.py \
-		tests/bpf/test_shells.py tests/bpf/test_show.py tests/bpf/test_top.py
+	NTPGUARD_NEWEST=1 $(NEWEST) -m tests.run newest
 
 # the newest kernel of each suite, booted under emulation: slow, and not part of test
 SUITES := bullseye bookworm trixie trixie-backports
