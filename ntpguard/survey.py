@@ -3,21 +3,25 @@
 Read from a sample of the table's buckets, so that it takes as long with a million sources as with
 some ten thousand; a smaller table is read whole. A source's bucket is chosen by a hash, hence the
 sample is a random one: a share p of n sources looked at is right to sqrt(p (1 - p) / n) (one
-standard deviation), 0.3 points at most with 32,768.
+standard deviation), 0.3 points at most with 32,768. Sources over their limit are counted in the
+whole table.
 """
 
+import re
 import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 
 from ntpguard import abi
 from ntpguard.sources import AUX, GCRA, IPV4_TAG, KEY, STAT, WORDS_PER_BUCKET, Words
 from ntpguard.words import Family
 
 MOST_BUCKETS = 1 << 14
+MOST_LIMITED = 1 << 14
+MARKED = re.compile(rb"[^\0]")
 # how often sources ask is told from what they did since a survey some minutes ago
 SNAPSHOT_SECONDS = 60.0
 BASELINE_SECONDS = 300.0
@@ -85,7 +89,6 @@ class Surveyor:
         now = now_ns >> abi.GCRA_UNIT_SHIFT
         seconds = now_ns / 1e9
         ages: list[float] = []
-        limited: Counter[Family] = Counter()
         keys, requests = [], []
         for way in range(abi.WAYS):
             key, gcra, aux, stat = (
@@ -100,8 +103,6 @@ class Surveyor:
                 of = more & CLASS
                 ahead = (word >> abi.GCRA_TAT_SHIFT) - now
                 ages.append(max(0, limits.interval[of] - ahead) / UNITS_PER_SECOND)
-                if ahead > limits.tolerance[of]:
-                    limited[_family(source)] += 1
         snapshot = _Snapshot(seconds, keys, requests)
         interval = self._intervals(snapshot, step)
         self._remember(snapshot)
@@ -109,7 +110,7 @@ class Surveyor:
             monotonic_seconds=seconds,
             took_seconds=time.monotonic() - begin,
             looked_at=len(ages),
-            limited={family: float(limited[family] * step) for family in Family},
+            limited=_limited(words, limits, now),
             last_seen=_histogram(LAST_SEEN, ages, 0, step),
             interval=interval,
         )
@@ -148,6 +149,30 @@ class Surveyor:
             len(kept) > 1 and now.monotonic_seconds - kept[1].monotonic_seconds >= BASELINE_SECONDS
         ):
             kept.popleft()
+
+
+def _limited(words: Words, limits: Limits, now: int) -> dict[Family, float]:
+    """Sources over their limit: of all, unless they are many. A source's excess since it last
+    conformed is an octet of its own: those of a way are looked through at once.
+    """
+    found: Counter[Family] = Counter()
+    with words.cast("B") as octets:
+        excess = [
+            octets[8 * (AUX + way) + abi.AUX_EXCESS_SHIFT // 8 :: 8 * WORDS_PER_BUCKET].tobytes()
+            for way in range(abi.WAYS)
+        ]
+    marked = sum(len(one) - one.count(0) for one in excess)
+    step = max(1, -(-marked // MOST_LIMITED))
+    slots = (
+        (match.start(), way) for way, one in enumerate(excess) for match in MARKED.finditer(one)
+    )
+    for bucket, way in islice(slots, 0, None, step):
+        at = bucket * WORDS_PER_BUCKET + way
+        source, word, of = words[at + KEY], words[at + GCRA], words[at + AUX] & CLASS
+        ahead = (word >> abi.GCRA_TAT_SHIFT) - now
+        if source and not word & abi.GCRA_BUSY and ahead > limits.tolerance[of]:
+            found[_family(source)] += step
+    return {family: float(found[family]) for family in Family}
 
 
 def _family(key: int) -> Family:

@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.exporter.collector import GuardCollector
+from ntpguard.exporter.page import HEADERS, Page
 from ntpguard.reading import open_running
 
-LANDING = b"<h1>ntpguard</h1><p><a href='/metrics'>metrics</a></p>\n"
 MOST_CONNECTIONS = 128
 IDLE_SECONDS = 10.0
 FIRST_FD = 3  # sd_listen_fds(3)
@@ -86,14 +86,20 @@ def application(bpffs: Path) -> Callable[..., Iterable[bytes]]:
     registry = CollectorRegistry()
     registry.register(GuardCollector(bpffs))
     metrics = make_wsgi_app(registry)
+    page = Page(bpffs)
+    page.watch()
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if method in ("GET", "HEAD") and path == "/metrics":
             found: Iterable[bytes] = metrics(environ, start_response)
             return found if method == "GET" else []
+        if method in ("GET", "HEAD") and path == "/":
+            body = page.render(environ)
+            start_response("200 OK", [*HEADERS, ("Content-Length", str(len(body)))])
+            return [body] if method == "GET" else []
         status, kind, body = (
-            _page(path, bpffs)
+            _answer(path, bpffs)
             if method in ("GET", "HEAD")
             else ("405 Method Not Allowed", "text/plain", b"try GET\n")
         )
@@ -106,9 +112,7 @@ def application(bpffs: Path) -> Callable[..., Iterable[bytes]]:
     return answer
 
 
-def _page(path: str, bpffs: Path) -> Answer:
-    if path == "/":
-        return "200 OK", "text/html", LANDING
+def _answer(path: str, bpffs: Path) -> Answer:
     if path == "/-/healthy":
         return "200 OK", "text/plain", b"ok\n"
     if path == "/-/ready":

@@ -16,6 +16,7 @@ from ntpguard.survey import Survey, Surveyor
 from ntpguard.words import Action
 
 OLD_SECONDS = 15.0
+TOO_OLD_SECONDS = 300.0  # nobody has scraped for long: the scrape waits
 
 
 class Slow:
@@ -29,27 +30,33 @@ class Slow:
         self._found: list[Metric] = []
         self._survey: Survey | None = None
         self._lock = threading.Lock()
+        self._waiting = threading.Lock()
         self._reading = False
 
     def metrics(self, guard: Running) -> list[Metric]:
-        """What was found last; the first time, what there is."""
-        with self._lock:
-            first = self._survey is None
-            age = 0.0 if self._survey is None else time.monotonic() - self._survey.monotonic_seconds
-            due = (first or age >= OLD_SECONDS) and not self._reading
-            self._reading = self._reading or due
-        if due and first:
-            self._read(guard)
-        elif due:
-            threading.Thread(target=self._read_again, daemon=True).start()
+        """What was found last; the first time, and after a long pause, what there is."""
+        with self._waiting:  # who comes while the first one reads shows the same series
+            with self._lock:
+                age = self._age()
+                due = age >= OLD_SECONDS and not self._reading
+                self._reading = self._reading or due
+            if due and age >= TOO_OLD_SECONDS:
+                self._read(guard)
+            elif due:
+                threading.Thread(target=self._read_again, daemon=True).start()
         with self._lock:
             if self._survey is None:
                 return []
-            age = max(0.0, time.monotonic() - self._survey.monotonic_seconds)
+            age = max(0.0, self._age())
             return [
                 *self._found,
                 gauge("ntpguard_survey_age_seconds", "Since the survey.", samples=one(age)),
             ]
+
+    def _age(self) -> float:
+        if self._survey is None:
+            return float("inf")
+        return time.monotonic() - self._survey.monotonic_seconds
 
     def _read_again(self) -> None:
         try:
@@ -75,7 +82,7 @@ def _surveyed(survey: Survey) -> list[Metric]:
     return [
         gauge(
             "ntpguard_sources_limited",
-            "Sources over their limit at the time of the survey, of a sample of the table.",
+            "Sources over their limit at the time of the survey.",
             ("family",),
             [((family.word,), count) for family, count in survey.limited.items()],
         ),

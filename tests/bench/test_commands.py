@@ -55,8 +55,8 @@ LIMITS = {
 LINES = {"top --sort kod": 1, "top --by class": 2}
 
 
-def fill(program: int, mac: bytes, count: int) -> None:
-    """A request of each source; every 16th asks more than it may."""
+def fill(program: int, mac: bytes, first: int, last: int) -> None:
+    """A request of each of these sources; every 16th asks more than it may."""
     frame = bytes(IPV4.but(destination_mac=mac))
     head, tail = frame[:26], frame[30:]  # around the source address
 
@@ -66,8 +66,8 @@ def fill(program: int, mac: bytes, count: int) -> None:
             for _ in range(1 if host % 16 else 3):
                 libbpf.test_run(program, packet)
 
-    half = count // 2
-    threads = [threading.Thread(target=part, args=(i * half, (i + 1) * half)) for i in (0, 1)]
+    half = (first + last) // 2
+    threads = [threading.Thread(target=part, args=pair) for pair in ((first, half), (half, last))]
     for one in threads:
         one.start()
     for one in threads:
@@ -94,9 +94,9 @@ def million() -> Iterator[Path]:
         own = next(iter(bpffs.attached(bpffs.pins(at)).values()))
         with maps.descriptor(own / "program") as program:
             mac = interfaces.interface("bench0").mac
-            fill(program, mac, FEW)
+            fill(program, mac, 0, FEW)
             SERIES[FEW] = series(at)
-            fill(program, mac, SENT)
+            fill(program, mac, FEW, SENT)
         yield at
         lifecycle.down(None, bpffs=at)
     finally:

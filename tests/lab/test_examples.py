@@ -1,17 +1,21 @@
 """Every example in a command's help does what it says: run as printed, beside a running guard."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import pytest
 
+from ntpguard import episodes
 from ntpguard.cli import main
+from ntpguard.episodes import Episode, Kept
 from tests import captures
 from tests.bpf.packets import IPV4
 from tests.lab.lab import SERVER, Lab, inside
@@ -68,6 +72,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         (one.directory / "new.toml").write_text(POLICY)
         requests = [(second * 10**9, bytes(IPV4), None) for second in range(3)]
         (one.directory / "ntp.pcap").write_bytes(captures.pcap(requests))
+        kept = Kept(open=(Episode("203.0.113.7", 1.8e9, 1.8e9 + 60, requests=90, excess=60),))
+        text = json.dumps({"schema": episodes.SCHEMA, **asdict(kept)})
+        (one.directory / episodes.NAME).write_text(text)
         yield one
 
 
@@ -79,7 +86,11 @@ def start(lab: Lab, line: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "STATE_DIRECTORY": str(lab.directory),
+        },
     )
 
 
