@@ -32,13 +32,15 @@ NEWEST = {
     "newest libraries": Part(
         2,
         (
-            "tests/unit",
+            "tests/unit/test_cli.py",
+            "tests/unit/test_daemon.py",
+            "tests/unit/test_stdout.py",
+            "tests/unit/test_versions.py",
             "tests/bpf/test_daemon.py",
             "tests/bpf/test_doctor.py",
             "tests/bpf/test_exporter.py",
             "tests/bpf/test_lifecycle.py",
             "tests/bpf/test_policy_commands.py",
-            "tests/bpf/test_replay.py",
             "tests/bpf/test_schemas.py",
             "tests/bpf/test_shells.py",
             "tests/bpf/test_show.py",

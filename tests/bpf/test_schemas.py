@@ -19,6 +19,7 @@ from tests import captures
 from tests.bpf.live import packets, told
 from tests.bpf.packets import CLIENT4, IPV4, IPV6, SERVER4
 from tests.bpf.test_lifecycle import NAMES, ip, pytestmark, up, where
+from tests.bpf.test_policy_commands import SPLIT
 
 __all__ = ["pytestmark", "where"]
 POLICY = """mode = "enforce"
@@ -168,7 +169,7 @@ def test_what_a_command_prints_is_as_its_schema_says(
     files = {"POLICY": str(file), "OTHER": str(other), "CAPTURE": str(capture)}
     words = [*command.split(), *(files.get(one, one) for one in call.split())]
     for output in ("json", "ndjson"):
-        done = CliRunner(mix_stderr=False).invoke(main, ["-o", output, *words])
+        done = CliRunner(**SPLIT).invoke(main, ["-o", output, *words])
         # 1: doctor finds something that fails
         assert done.exit_code in ((0, 1) if command == "doctor" else (0,)), done.stderr
         lines = done.stdout.splitlines() if output == "ndjson" else [done.stdout]
