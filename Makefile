@@ -13,7 +13,7 @@ PACKETS := 10000000
 # to build, to run, and to check; services that a package would start stay down
 PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
 	python3-click python3-prometheus-client python3-pyroute2 python3-rich python3-bpfcc \
-	iproute2 ethtool iputils-ping tcpdump util-linux procps strace bpftool systemd prometheus \
+	iproute2 ethtool iputils-ping tcpdump chromium chromium-driver util-linux procps strace bpftool systemd prometheus \
 	nftables iptables zsh fish python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
 
 # real NTP daemons conflict with one another as packages: they are unpacked, not installed

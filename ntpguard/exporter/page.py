@@ -22,7 +22,6 @@ SAMPLE_SECONDS = 5.0
 KEPT = 15 * 60 // int(SAMPLE_SECONDS)
 TOP, TOP_SECONDS = 15, 10.0  # so many sources, read anew no more often
 WIDTH, HEIGHT = 720, 150
-LEFT, BOTTOM = 52, 18
 PROXIED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 HEADERS = [
     ("Content-Type", "text/html; charset=utf-8"),
@@ -49,12 +48,15 @@ p { margin: .3rem 0; } a { color: inherit; } .faint { color: var(--faint); }
 .pass { color: var(--pass); } .kod { color: var(--kod); } .drop { color: var(--drop); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: .6rem 0; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font-size: 11px; }
+svg { width: 100%; height: 9rem; display: block; }
+.axis { display: flex; justify-content: space-between; color: var(--faint); font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .15rem .5rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
-th { font-weight: 500; color: var(--faint); }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th { font-weight: 500; color: var(--faint); } td { white-space: nowrap; }
+@media (max-width: 30rem) { th:nth-child(2), td:nth-child(2), th:nth-child(5), td:nth-child(5)
+  { display: none; } }
 """
 
 
@@ -149,7 +151,7 @@ class Page:
             "mode": escape(mode),
             "policy": escape(
                 f"{document['file'] or 'built-in'}, revision {guard.revision()}, "
-                f"{len(policy.classes) - 1} classes"
+                f"{len(policy.classes) - 1} classes besides the default"
             ),
             "limit": escape(f"{default.rate} burst {default.burst}"),
             "packets": ", ".join(
@@ -232,13 +234,12 @@ def chart(samples: list[Sample]) -> str:
         for before, after in pairwise(samples)
     ]
     most = _round_up(max(sum(values) for _, values in rates))
-    width, height = WIDTH - LEFT, HEIGHT - BOTTOM
 
     def x(seconds: float) -> str:
-        return f"{LEFT + width * (seconds - begin) / (KEPT * SAMPLE_SECONDS):.1f}"
+        return f"{WIDTH * (seconds - begin) / (KEPT * SAMPLE_SECONDS):.1f}"
 
     def y(rate: float) -> str:
-        return f"{height * (1 - rate / most):.1f}"
+        return f"{HEIGHT * (1 - rate / most):.1f}"
 
     areas = []
     for verdict in Verdict:
@@ -249,23 +250,19 @@ def chart(samples: list[Sample]) -> str:
             f"{' '.join([*upper, *lower])}'/>"
         )
     lines = "".join(
-        f"<line x1='{LEFT}' x2='{WIDTH}' y1='{y(most * part)}' y2='{y(most * part)}' "
-        f"stroke='var(--line)'/><text x='{LEFT - 6}' y='{float(y(most * part)) + 4:.1f}' "
-        f"text-anchor='end'>{_short(most * part)}</text>"
+        f"<line x1='0' x2='{WIDTH}' y1='{y(most * part)}' y2='{y(most * part)}' "
+        "stroke='var(--line)'/>"
         for part in (0, 0.5, 1)
-    )
-    times = "".join(
-        f"<text x='{x(samples[-1].seconds - 60 * minutes)}' y='{HEIGHT - 4}' text-anchor='"
-        f"{'end' if minutes == 0 else 'start' if minutes == 15 else 'middle'}'>{text}</text>"
-        for minutes, text in ((15, "15 min ago"), (10, "10"), (5, "5"), (0, "now"))
     )
     last = ", ".join(f"{one.word} {_short(rates[-1][1][one])}" for one in Verdict)
     legend = ", ".join(f"<span class={one.word}>{one.word}</span>" for one in reversed(Verdict))
     return (
-        f"<svg viewBox='0 -8 {WIDTH} {HEIGHT + 8}' role=img aria-labelledby='chart-title'>"
-        f"<title id=chart-title>Packets a second over the last 15 minutes; now {last}</title>"
-        f"{lines}{''.join(areas)}{times}</svg>"
         f"<p>Packets a second: {legend}. Now {last}.</p>"
+        f"<div class=axis><span>{_short(most)}</span></div>"
+        f"<svg viewBox='0 -1 {WIDTH} {HEIGHT + 2}' preserveAspectRatio=none role=img "
+        "aria-labelledby='chart-title'><title id=chart-title>Packets a second over the last 15 "
+        f"minutes; now {last}</title>{lines}{''.join(areas)}</svg>"
+        "<div class=axis><span>15 minutes ago</span><span>now</span></div>"
     )
 
 
