@@ -41,8 +41,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 @contextmanager
-def prometheus(lab: Lab) -> Iterator[None]:
-    """An exporter, and a Prometheus that scrapes it, on the server."""
+def prometheus(lab: Lab) -> Iterator[subprocess.Popen[bytes]]:
+    """An exporter, given, and a Prometheus that scrapes it, on the server."""
     rules = RULES.read_text(encoding="utf-8")
     rules = re.sub(r"\[\d+m\]", f"[{WINDOW}]", re.sub(r"for: \d+[md]", "for: 2s", rules))
     (lab.directory / "rules.yml").write_text(rules)
@@ -59,7 +59,7 @@ def prometheus(lab: Lab) -> Iterator[None]:
     ]
     processes = [subprocess.Popen(inside(SERVER, *command)) for command in commands]
     try:
-        yield
+        yield processes[0]
     finally:
         for one in reversed(processes):
             one.terminate()
@@ -90,7 +90,9 @@ def until(what: str, done: Any) -> None:
         time.sleep(0.5)
 
 
-def test_an_attack_raises_its_alert_and_no_other_and_fills_every_panel(lab: Lab) -> None:
+def test_an_attack_and_an_end_raise_their_alerts_and_no_other_and_every_panel_is_filled(
+    lab: Lab,
+) -> None:
     up(lab)
     stop = threading.Event()
 
@@ -107,7 +109,7 @@ def test_an_attack_raises_its_alert_and_no_other_and_fills_every_panel(lab: Lab)
     before = STATISTICS.read_text()
     STATISTICS.write_text("1")
     try:
-        with prometheus(lab):
+        with prometheus(lab) as exporter:
             until("it scrapes", lambda: query("ntpguard_up == 1"))
             time.sleep(3)
             assert firing() == set()
@@ -126,6 +128,8 @@ def test_an_attack_raises_its_alert_and_no_other_and_fills_every_panel(lab: Lab)
             stop.set()
             attacker.join()
             until("its end", lambda: firing() == set())
+            exporter.terminate()
+            until("the exporter is missed", lambda: firing() == {"NtpguardUnreachable"})
     finally:
         stop.set()
         STATISTICS.write_text(before)

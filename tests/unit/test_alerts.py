@@ -22,9 +22,13 @@ def series(name: str, **labels: str) -> str:
     return f"ntpguard_{name}{{{inside}}}"
 
 
+UP = 'up{job="ntp",instance="ntp1"}'  # Prometheus' own
 ETH0 = {"interface": "eth0", "family": "ipv4"}
 # values by minute, in promtool's words: first value + growth
 HEALTHY = {
+    UP: "1+0",
+    # another exporter, that is no guard and does not answer
+    'up{job="node",instance="ntp1"}': "0+0",
     series("up"): "1+0",
     series("degraded"): "0+0",
     series("mode", mode="enforce"): "1+0",
@@ -60,6 +64,7 @@ class Case:
 
 CASES = [
     Case("NtpguardDown", {series("up"): "0+0"}, 1, 3),
+    Case("NtpguardUnreachable", {UP: "0+0", series("up"): "1 _"}, 4, 6),
     Case("NtpguardDegraded", {series("degraded"): "1+0"}, 4, 6),
     Case(
         "NtpguardNotEnforcing",
