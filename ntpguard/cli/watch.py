@@ -1,10 +1,12 @@
 """export, trace."""
 
 import dataclasses
+import ipaddress
 
 import click
 
 from ntpguard import reading
+from ntpguard.cli.arguments import parse_source
 from ntpguard.cli.output import Context
 from ntpguard.errors import NotRunning, NtpguardError
 
@@ -19,16 +21,26 @@ def export(context: Context, listen: str) -> None:
     serve(listen, context.bpffs, context.message)
 
 
-@click.command(epilog="Example: ntpguard trace --seconds 10")
+@click.command(epilog="Example: ntpguard trace 203.0.113.7 --seconds 10")
+@click.argument("source", required=False)
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop after so long.")
 @click.pass_obj
-def trace(context: Context, seconds: float | None) -> None:
-    """NTP packets that the stack dropped after the guard passed them, and why (needs bcc).
+def trace(context: Context, source: str | None, seconds: float | None) -> None:
+    """What becomes of NTP requests after the guard has passed them (needs bcc).
 
-    At most 50 a second are shown; the sum at the end is exact. -o ndjson: an object for each, then
-    the sum; -o json: the sum.
+    Those that the stack drops, with the kernel's reason: at most 50 a second are shown. In the end,
+    all: dropped by reason, read by the daemon, answered and after how long, and what its sockets
+    say. SOURCE: of one address or prefix alone. -o ndjson: an object for each drop, then the sum;
+    -o json: the sum.
     """
     from ntpguard import trace as tracing
+
+    only = None
+    if source:
+        address, length = parse_source(source)
+        only = ipaddress.ip_network(
+            address if length is None else f"{address}/{length}", strict=False
+        )
 
     try:
         with reading.open_running(context.bpffs):
@@ -42,7 +54,7 @@ def trace(context: Context, seconds: float | None) -> None:
     if tracing.addresses_hidden():
         context.warn(tracing.HIDDEN)
     if context.output == "table":
-        tracing.run(seconds, click.echo)
+        tracing.run(seconds, click.echo, only=only)
         return
     shown = 0
 
@@ -56,8 +68,28 @@ def trace(context: Context, seconds: float | None) -> None:
                 {"dropped": when, "source": drop.source, "source_port": drop.port, **cause}, []
             )
 
-    sums = tracing.watch(seconds, show, ready=lambda: context.message("tracing"))
+    with tracing.observed_sockets() as sockets:
+        found = tracing.watch(seconds, show, only=only, ready=lambda: context.message("tracing"))
+    own = sockets()
     causes = [
-        {**dataclasses.asdict(cause), "packets": count} for cause, count in sums.most_common()
+        {**dataclasses.asdict(cause), "packets": count}
+        for cause, count in found.causes.most_common()
     ]
-    context.emit({"packets": sums.total(), "shown": shown, "causes": causes}, [])
+    context.emit(
+        {
+            "packets": found.causes.total(),
+            "shown": shown,
+            "causes": causes,
+            "read": found.read,
+            "answered": found.answered,
+            "answered_within": [
+                {"seconds": (1 << bits) / 1e6, "packets": count}
+                for bits, count in enumerate(found.delays)
+                if count
+            ],
+            "buffer_full": found.buffer_full(),
+            "sockets_dropped": own.dropped if own else None,
+            "buffer_bytes": own.buffer_bytes if own else None,
+        },
+        [],
+    )

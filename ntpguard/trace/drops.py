@@ -18,7 +18,10 @@ from typing import Any, Final
 
 from ntpguard.errors import NtpguardError, PermissionNeeded
 from ntpguard.kernel import bpffs
+from ntpguard.kernel.sockets import udp_sockets
+from ntpguard.policy.kinds import Network
 from ntpguard.trace import btf, program
+from ntpguard.trace.outcome import Cause, Outcome, Sockets, lines
 
 NTP_PORT: Final = 123
 LINES_PER_SECOND: Final = 50
@@ -29,23 +32,11 @@ CAP_SYS_ADMIN: Final = 21
 IPV4_PROTOCOL: Final = socket.htons(0x0800)
 REASON_PREFIX: Final = "SKB_DROP_REASON_"
 LINE: Final = "{:12}  {:39}  {:>5}  {:15}  {:20}  {}"
-SUM: Final = "{:>10}  {:15}  {:20}  {}"
-
-
 KALLSYMS: Final = Path("/proc/kallsyms")
 HIDDEN: Final = (
     "kernel addresses are hidden (kernel.kptr_restrict is 2): functions have no names, and what "
     "the guard drops in skb mode shows as the stack's: try sysctl -w kernel.kptr_restrict=1"
 )
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Where and why; reason is Linux's name, None where the kernel gives none."""
-
-    interface: str
-    reason: str | None
-    function: str
 
 
 @dataclass(frozen=True)
@@ -155,10 +146,11 @@ def _load(flags: list[str]) -> Any:
 class _Watch:
     """A loaded program, and what has come out of it."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, only: Network | None) -> None:
         _require_bcc()
         types = btf.read_types()
-        flags = program.definitions(types, port, bpffs.cookie())
+        flags = program.definitions(types, port, bpffs.cookie(), only)
+        self._sees_reads = only is None and program.can_see_reads(types)
         self.reasons = types.enumerators("skb_drop_reason")
         self.bpf = _load(flags)
         self.pending: list[_Drop] = []
@@ -197,7 +189,14 @@ class _Watch:
                 kept.append(Drop(now, _source(drop), socket.ntohs(drop.port), cause))
         return kept
 
-    def sums(self) -> Counter[Cause]:
+    def outcome(self) -> Outcome:
+        """All that was counted."""
+        counted, answered = (int(one.value) for one in self.bpf["fates"].values())
+        read = counted if self._sees_reads else None
+        delays = tuple(int(one.value) for one in self.bpf["delays"].values())
+        return Outcome(self._sums(), read, answered, delays)
+
+    def _sums(self) -> Counter[Cause]:
         """Cause -> drops, exact."""
         sums: Counter[Cause] = Counter()
         for key, count in self.bpf["causes"].items():
@@ -227,16 +226,17 @@ def watch(
     show: Callable[[Drop], None],
     *,
     port: int = NTP_PORT,
+    only: Network | None = None,
     ready: Callable[[], None] = lambda: None,
-) -> Counter[Cause]:
+) -> Outcome:
     """Shows NTP requests that the stack dropped after the guard passed them, until `seconds` have
-    passed, SIGINT or SIGTERM. Returns how many were dropped, by cause.
+    passed, SIGINT or SIGTERM. Returns what became of all requests, or of those from a prefix.
 
     Only packets received in this network namespace. At most 50 are shown in a second; the sum is
     exact. `ready` is called once drops are seen. Raises NtpguardError where bcc or the kernel's BTF
     is missing, PermissionNeeded without root.
     """
-    watched = _Watch(port)
+    watched = _Watch(port, only)
     end = None if seconds is None else time.monotonic() + seconds
     refill, last = 0.0, False
     try:
@@ -251,12 +251,18 @@ def watch(
                     refill = time.monotonic() + 1
                 for drop in watched.take():
                     show(drop)
-        return watched.sums()
+        return watched.outcome()
     finally:
         watched.bpf.cleanup()
 
 
-def run(seconds: float | None, echo: Callable[[str], None], *, port: int = NTP_PORT) -> None:
+def run(
+    seconds: float | None,
+    echo: Callable[[str], None],
+    *,
+    port: int = NTP_PORT,
+    only: Network | None = None,
+) -> None:
     """As watch(), for people: a line for each drop shown, then the sum."""
     shown = 0
 
@@ -271,9 +277,23 @@ def run(seconds: float | None, echo: Callable[[str], None], *, port: int = NTP_P
     def header() -> None:
         echo(LINE.format("TIME", "SOURCE", "PORT", "INTERFACE", "REASON", "WHERE"))
 
-    sums = watch(seconds, show, port=port, ready=header)
+    with observed_sockets(port) as own:
+        found = watch(seconds, show, port=port, only=only, ready=header)
     echo("")
-    echo(SUM.format("DROPPED", "INTERFACE", "REASON", "WHERE"))
-    for cause, count in sums.most_common():
-        echo(SUM.format(count, cause.interface, cause.reason or "-", cause.function))
-    echo(f"{sums.total():>10}  in total, {shown} of them shown above")
+    for line in lines(found, own(), shown):
+        echo(line)
+
+
+@contextmanager
+def observed_sockets(port: int = NTP_PORT) -> Iterator[Callable[[], Sockets | None]]:
+    """What the daemon's sockets say after the block, compared with before it; None: the kernel does
+    not tell.
+    """
+    found: list[Sockets] = []
+    try:
+        before = udp_sockets((port,))
+    except OSError:
+        yield lambda: None
+        return
+    yield lambda: found[0] if found else None
+    found.append(Sockets.between(before, udp_sockets((port,))))

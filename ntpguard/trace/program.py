@@ -7,6 +7,7 @@ needed: offsets come from the running kernel's BTF, never from the headers of an
 from pathlib import Path
 from typing import Final
 
+from ntpguard.policy.kinds import Network
 from ntpguard.trace.btf import Types
 
 HEADERS: Final = {
@@ -37,8 +38,9 @@ typedef _Bool bool;
 SOURCE: Final = Path(__file__).with_name("kfree_skb.c")
 
 
-def definitions(types: Types, port: int, cookie: int) -> list[str]:
-    """The compiler's -D flags: offsets in this kernel, the NTP port, our network namespace.
+def definitions(types: Types, port: int, cookie: int, only: Network | None = None) -> list[str]:
+    """The compiler's -D flags: offsets in this kernel, the NTP port, our network namespace, and the
+    prefix whose clients alone are watched.
 
     The tracepoint passes a reason from Linux 5.17 on, and the refusing socket from 6.11 on.
     """
@@ -51,9 +53,33 @@ def definitions(types: Types, port: int, cookie: int) -> list[str]:
         "DEVICE_NET": types.offset("net_device", "nd_net"),
         "SOCK_NET": types.offset("sock", "__sk_common") + types.offset("sock_common", "skc_net"),
         "NET_COOKIE": types.offset("net", "net_cookie"),
+        "SOCK_PROTOCOL": types.offset("sock", "sk_protocol"),
+        "SOCK_PORT": types.offset("sock", "__sk_common") + types.offset("sock_common", "skc_num"),
+        # of all clients only: a socket does not tell whose datagram it gave
+        "CAN_SEE_READS": int(not only and can_see_reads(types)),
         # without the tracepoint's own first one
         "PARAMETERS": types.parameters("btf_trace_kfree_skb") - 1,
         "NTP_PORT": port,
         "OUR_COOKIE": f"{cookie}ULL",
     }
+    values |= _wanted(only) if only else {"WANTED": 0}
     return [f"-D{name}={value}" for name, value in values.items()]
+
+
+def can_see_reads(types: Types) -> bool:
+    """Whether this kernel tells of what is read from a socket (Linux 6.3)."""
+    return types.parameters("btf_trace_sock_recv_length") > 0
+
+
+def _wanted(only: Network) -> dict[str, object]:
+    """An address and a mask, each as two words in this machine's byte order."""
+    address = int.from_bytes(only.network_address.packed.ljust(16, b"\0"), "little")
+    mask = int.from_bytes(only.netmask.packed.ljust(16, b"\0"), "little")
+    low = (1 << 64) - 1
+    return {
+        "WANTED": {4: 0x0800, 6: 0x86DD}[only.version],
+        "ADDRESS_0": f"{address & low}ULL",
+        "ADDRESS_1": f"{address >> 64}ULL",
+        "MASK_0": f"{mask & low}ULL",
+        "MASK_1": f"{mask >> 64}ULL",
+    }

@@ -5,8 +5,6 @@ to the policy. The attack's frames are made on the same core: it is the load tha
 interrupts are, and more.
 """
 
-import os
-import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +18,13 @@ from tests.bench.load import Stream, Wire, pinned_to, request
 from tests.bench.report import Progress, Rounds, save, table
 from tests.bench.subjects import Subject, hashlimit, nft, nothing, ntpguard, xdp
 from tests.bpf.packets import ntp
-from tests.lab.lab import PEERS, SERVER, Daemon
+from tests.lab.lab import PEERS, SERVER, Daemon, set_buffer
 
 MILLION = 1_000_000
 RATES = (0.4 * MILLION, 0.8 * MILLION, 1.5 * MILLION, 0)  # packets a second; 0: flat out
 SECONDS = 0.5
 ONSET = 0.3  # seconds, which are counted apart: bursts pass, and fill the daemon's socket
 SYS_SCHED_SETATTR, SLICE_NS = 314, 100_000  # x86-64; the shortest there is
-SYS_PIDFD_GETFD, SO_RCVBUFFORCE = 438, 33
 BUFFER = 4 << 20  # what doctor asks for
 KNOWN = Stream(
     request(), sources=2_000, first=198 << 24 | 18 << 16, per_second=1_000, in_order=True
@@ -72,27 +69,10 @@ def chronyd(more: str = "", buffer: int = 0) -> Callable[[Wire], Daemon]:
     def started(wire: Wire) -> Daemon:
         daemon = wire.chronyd(SERVER, "server", f"allow\nlocal stratum 8\n{more}")
         if buffer:
-            widen(daemon.process.pid, buffer)
+            set_buffer(daemon.process.pid, buffer)
         return daemon
 
     return started
-
-
-def widen(pid: int, buffer: int) -> None:
-    """Gives the UDP sockets of a process so many bytes of receive buffer (pidfd_getfd(2)), and
-    leaves the machine's own default alone.
-    """
-    libc = libbpf.ctypes.CDLL(None, use_errno=True)
-    process = os.pidfd_open(pid)
-    try:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=libc.syscall(SYS_PIDFD_GETFD, process, int(fd), 0)) as one:
-                if one.family != socket.AF_UNIX and one.type == socket.SOCK_DGRAM:
-                    one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer // 2)
-    finally:
-        os.close(process)
 
 
 def ntpd(wire: Wire) -> Daemon:

@@ -1,5 +1,6 @@
 """A server and its clients, in network namespaces, with real daemons. Run it in `tests/private`."""
 
+import ctypes
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from tests.bpf.clang import compile_bpf
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
+SYS_PIDFD_GETFD, SO_RCVBUFFORCE = 438, 33  # asm-generic/unistd.h, asm-generic/socket.h
 PEERS = BUILD / "peers"
 GENERATOR = BUILD / "generator.bpf.o"
 
@@ -243,6 +245,23 @@ class Lab:
     def received(self) -> int:
         """Requests that the protected chronyd has received, as it says itself."""
         return self.chronyc(SERVER, "server", "serverstats")["NTP packets received"]
+
+
+def set_buffer(pid: int, size: int) -> None:
+    """Gives the UDP sockets of a process so many bytes of receive buffer (pidfd_getfd(2)), and
+    leaves the machine's own default alone.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    process = os.pidfd_open(pid)
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if not os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=libc.syscall(SYS_PIDFD_GETFD, process, int(fd), 0)) as one:
+                if one.family != socket.AF_UNIX and one.type == socket.SOCK_DGRAM:
+                    one.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size // 2)
+    finally:
+        os.close(process)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What the stack dropped behind the guard, and why: bcc at kfree_skb, on the running kernel."""
 
+import contextlib
+import json
 import re
 import signal
 import socket
@@ -11,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.lab import CLIENT, CLIENT4, CLIENT6, SERVER, SERVER4, SERVER6, Lab, inside, namespace
+from tests import NTPGUARD
+from tests.lab.lab import (
+    CLIENT,
+    CLIENT4,
+    CLIENT6,
+    SERVER,
+    SERVER4,
+    SERVER6,
+    Lab,
+    inside,
+    namespace,
+    set_buffer,
+)
 from tests.lab.test_lab import POLICY, pytestmark, up
 
 pytest.importorskip("bcc", reason="apt install python3-bpfcc")
@@ -68,7 +82,8 @@ def test_requests_that_find_no_daemon_are_traced_with_source_and_reason(
     text = "\n".join(lines)
     assert len(re.findall(rf"^\S+  {client} +\d+  eth0 +NO_SOCKET ", text, re.M)) == 10, text
     assert re.search(r"^ +10  eth0 +NO_SOCKET +\S*udp", text, re.M), text
-    assert lines[-1] == "        10  in total, 10 of them shown above"
+    assert "        10  in total, 10 of them shown above" in lines
+    assert "         0  read by the daemon" in lines
 
 
 def test_requests_that_overflow_the_daemon_are_counted_exactly_and_shown_in_part(lab: Lab) -> None:
@@ -76,7 +91,11 @@ def test_requests_that_overflow_the_daemon_are_counted_exactly_and_shown_in_part
     with daemon_that_never_reads(), trace(SERVER) as lines:
         requests(5000)
     (total,) = [line for line in lines if "SOCKET_RCVBUFF" in line and line.startswith("  ")]
-    assert 4900 < int(total.split()[0]) < 5000
+    dropped = int(total.split()[0])
+    assert 4900 < dropped < 5000
+    # as the socket itself counts them
+    (full,) = [line for line in lines if "receive buffer full" in line]
+    assert full.split()[0] == str(dropped) and full.endswith(f"its sockets count {dropped}")
     assert len(lines) < 300
 
 
@@ -85,11 +104,90 @@ def test_what_the_guard_drops_is_not_the_stacks(lab: Lab, xdp: str) -> None:
     up(lab, "--xdp", xdp, policy=BLOCK)
     with trace(SERVER) as lines:
         requests(200)
-    assert lines[-1] == "         0  in total, 0 of them shown above", lines
+    assert "         0  in total, 0 of them shown above" in lines, lines
 
 
 def test_another_namespace_is_not_ours(lab: Lab) -> None:
     with daemon_that_never_reads(), trace(CLIENT) as lines:
         requests(500)
         requests(10, SERVER6)
-    assert lines[-1].split()[0] == "0", lines
+    assert "         0  in total, 0 of them shown above" in lines, lines
+    assert "         0  read by the daemon" in lines
+
+
+@pytest.mark.parametrize("xdp", ["native", "skb"])
+@pytest.mark.parametrize("server", [SERVER4, SERVER6])
+def test_what_a_daemon_reads_and_answers_is_counted_and_timed(
+    lab: Lab, server: str, xdp: str
+) -> None:
+    lab.server()
+    up(lab, "--xdp", xdp, policy=POLICY.replace("enforce", "observe"))
+    with trace(SERVER) as lines:
+        for _ in range(20):
+            asked(server)
+    text = "\n".join(lines)
+    assert re.search(r"^ +20  read by the daemon$", text, re.M), text
+    assert re.search(r"^ +20  answered$", text, re.M), text
+    delays = [int(count) for count in re.findall(r"^ +(\d+) +up to \d+ us", text, re.M)]
+    assert sum(delays) == 20
+
+
+def asked(server: str) -> None:
+    """One request, and its answer awaited."""
+    family = socket.AF_INET6 if ":" in server else socket.AF_INET
+    with namespace(CLIENT), socket.socket(family, socket.SOCK_DGRAM) as one:
+        one.settimeout(2)
+        for _ in range(10):
+            one.sendto(bytes([0x23]) + bytes(47), (server, 123))
+            with contextlib.suppress(TimeoutError):
+                assert one.recv(100)[0] & 7 == 4
+                return
+        raise AssertionError("no answer")
+
+
+def test_a_chronyd_whose_receive_buffer_is_too_small_is_told_with_its_sockets_own_count(
+    lab: Lab,
+) -> None:
+    daemon = lab.server()
+    set_buffer(daemon.process.pid, 4096)
+    up(lab, policy=POLICY.replace("enforce", "observe"))
+    with trace(SERVER) as lines:
+        requests(3000)
+        asked(SERVER4)
+    text = "\n".join(lines)
+    found = re.search(
+        r"^ +(\d+)  found the daemon's receive buffer full \((\d+) bytes\); "
+        r"its sockets count (\d+)$",
+        text,
+        re.M,
+    )
+    assert found, text
+    traced, size, counted = map(int, found.groups())
+    assert traced == counted > 0 and size == 4096
+    assert (
+        lines[-1].strip() == "try: sysctl -w net.core.rmem_default=4194304, and restart the daemon"
+    )
+    read = int(re.findall(r"^ +(\d+)  read by the daemon$", text, re.M)[0])
+    answered = int(re.findall(r"^ +(\d+)  answered$", text, re.M)[0])
+    assert 0 < answered <= read < 3010 - traced
+
+
+def test_only_the_source_that_is_asked_for_is_traced(lab: Lab) -> None:
+    up(lab, policy=POLICY.replace("enforce", "observe"))
+    for only, count in ((CLIENT4, 10), ("198.51.100.0/24", 10), ("203.0.113.0/24", 0)):
+        process = subprocess.Popen(
+            inside(SERVER, NTPGUARD, "-o", "json", "trace", only),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr
+        for line in process.stderr:
+            if line == "tracing\n":
+                break
+        requests(10)
+        requests(10, SERVER6)
+        process.send_signal(signal.SIGINT)
+        shown, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        assert json.loads(shown)["data"]["packets"] == count
