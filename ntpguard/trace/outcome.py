@@ -40,7 +40,7 @@ class Sockets:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Numbers of requests; read: by the daemon, None if it cannot be told. delays: of answers, by the
+    """Numbers of requests; read: by the daemon, None if it cannot be told. delays: answers by the
     logarithm of their microseconds: the n-th are from 2^(n-1) to 2^n (the first: less than 1).
     """
 
