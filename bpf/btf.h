@@ -10,6 +10,8 @@ const volatile struct abi_types {
 	enum ntpguard_action action;
 	enum ntpguard_verdict verdict;
 	enum ntpguard_reason reason;
+	enum ntpguard_part part;
+	enum ntpguard_group group;
 	enum ntpguard_root root;
 	enum ntpguard_gcra gcra;
 	enum ntpguard_aux aux;

@@ -156,6 +156,7 @@ enum {
 	HEED_WITHIN = ((2ULL * 1000000000) >> KOD_UNIT_SHIFT) + 1, /* 2 s, rounded up */
 	DEAF_FOR = (15ULL * 60 * 1000000000) >> KOD_UNIT_SHIFT,	   /* 15 minutes without excess */
 	UNHEEDED_EXCESS = 2,
+	AFTER_TOLD = 3, /* no excess, and nothing more to tell of heeding */
 };
 
 static __always_inline __u16 kod_clock(__u64 now_ns)
@@ -180,12 +181,12 @@ static __always_inline bool kod_due(__u64 *aux, const struct policy *policy, __u
 	if (last) {
 		if (elapsed > DEAF_FOR) {
 			unheeded = 0;
-			after = 0;
+			after = AFTER_TOLD;
 		} else if (unheeded >= policy->kod_patience) {
 			*aux = AUX_SET(*aux, KOD_TIME, now);
 			return false;
-		} else if (elapsed >= HEED_WITHIN && after < UNHEEDED_EXCESS) {
-			after++;
+		} else if (elapsed >= HEED_WITHIN && after != UNHEEDED_EXCESS) {
+			after = after == AFTER_TOLD ? 1 : after + 1;
 			unheeded += after == UNHEEDED_EXCESS;
 		}
 		*aux = AUX_SET(*aux, UNHEEDED, unheeded);
@@ -198,6 +199,25 @@ static __always_inline bool kod_due(__u64 *aux, const struct policy *policy, __u
 static __always_inline __u64 kod_sent(__u64 aux, __u16 now)
 {
 	return AUX_SET(AUX_SET(aux, KOD_TIME, now), AFTER_KOD, 0);
+}
+
+/* The same time, but nothing that could be heeded or not. */
+static __always_inline __u64 kod_held(__u64 aux, __u16 now)
+{
+	return AUX_SET(AUX_SET(aux, KOD_TIME, now), AFTER_KOD, UNHEEDED_EXCESS);
+}
+
+/* A KoD is heeded if the next request of its source that is later than HEED_WITHIN conforms. That is
+ * all that can be told: who would have slowed down anyway is counted (hence the control group), who
+ * never comes again is not, and one slightly over its limit may conform by luck. A source that slows
+ * down and falls back before its next KoD counts as both heeding and not.
+ */
+static __always_inline bool is_heeded(__u64 aux, __u16 now)
+{
+	__u16 last = AUX_GET(aux, KOD_TIME);
+	__u16 elapsed = now - last;
+
+	return last && !AUX_GET(aux, AFTER_KOD) && elapsed >= HEED_WITHIN;
 }
 
 #endif

@@ -139,11 +139,17 @@ static __always_inline void untracked(const struct running *running, const struc
 
 /* Leaked, else kissed, else dropped. Returns what the source's aux word becomes. */
 static __always_inline __u64 excess(const struct running *running, const struct request *request,
-				    __u64 drawn, __u64 aux, struct decision *decision)
+				    __u64 drawn, __u32 requests, __u64 aux,
+				    struct decision *decision)
 {
 	const struct policy *policy = running->policy;
 	__u16 now_kod = kod_clock(request->now_ns);
+	__u64 unheeded = AUX_GET(aux, UNHEEDED);
 	bool due = kod_due(&aux, policy, now_kod);
+	bool observe = decision->observe || request->rule->flags & CLASS_OBSERVE;
+
+	if (AUX_GET(aux, UNHEEDED) > unheeded && !observe)
+		count_heeding(group_of(request->hash), false);
 
 	if (is_blocked_by_signature(policy, request->packet, policy->signatures_always,
 				    policy->signatures)) {
@@ -155,8 +161,9 @@ static __always_inline __u64 excess(const struct running *running, const struct 
 			       request->now, PRIORITY_HIGH) &&
 		   is_kissable(request->packet) &&
 		   grants(running, BOUND_KOD, request->now, PRIORITY_HIGH)) {
-		decide(decision, VERDICT_KOD, REASON_LIMIT);
-		aux = kod_sent(aux, now_kod);
+		bool sent = is_sent(request->packet, request->hash, requests, request->now_ns,
+				    policy->kod_interval, observe, &aux);
+		decide(decision, sent ? VERDICT_KOD : VERDICT_DROP, REASON_LIMIT);
 	} else {
 		decide(decision, VERDICT_DROP, REASON_LIMIT);
 	}
@@ -243,9 +250,15 @@ static __always_inline void limit(const struct running *running, const struct re
 	if (admitted == GCRA_CONFORMS) {
 		decide(decision, VERDICT_PASS, REASON_CONFORM);
 		aux = AUX_SET(aux, EXCESS, 0);
+		if (is_heeded(aux, kod_clock(request->now_ns))) {
+			aux = AUX_SET(aux, AFTER_KOD, AFTER_TOLD);
+			if (!decision->observe && !(request->rule->flags & CLASS_OBSERVE))
+				count_heeding(group_of(request->hash), true);
+		}
 	} else {
 		drawn = chance(running->local);
-		aux = excess(running, request, drawn, aux, decision);
+		aux = excess(running, request, drawn,
+			     load(&bucket->stat[way]) >> STAT_REQUESTS_SHIFT, aux, decision);
 		once |= 1ULL << STAT_EXCESS_SHIFT;
 	}
 	ceiling(running, AUX_GET(seen, ESTABLISHED), decision);

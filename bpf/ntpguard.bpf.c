@@ -29,6 +29,7 @@ struct inputs inputs;
 #include "policy.h"
 #include "kod.h"
 #include "account.h"
+#include "trial.h"
 #include "limit.h"
 
 static __always_inline bool is_request(const struct packet *packet)
@@ -134,13 +135,14 @@ static __always_inline bool judge(const struct packet *packet, struct decision *
 		decide(decision, VERDICT_PASS, REASON_OFF);
 		return true;
 	}
+	decision->observe = mode == MODE_OBSERVE;
 	if (parsed == PARSED_ODD)
 		odd(&running, gcra_clock(now_ns), decision);
 	else if (parsed == PARSED_MALFORMED)
 		decide(decision, VERDICT_DROP, REASON_MALFORMED);
 	else
 		flags = judge_ntp(&running, packet, now_ns, decision);
-	decision->observe = mode == MODE_OBSERVE || flags & CLASS_OBSERVE;
+	decision->observe |= !!(flags & CLASS_OBSERVE);
 	return true;
 }
 

@@ -103,8 +103,10 @@ enum ntpguard_gcra {
  *   bits  0-5   class (where prefixes tell hosts of one source apart: the last one to take a request)
  *   bits  6-15  generation of the prefixes in which that class was found
  *   bits 16-23  excess requests since the last conforming one, saturating
- *   bits 24-39  time of the last KoD (once deaf: of the last excess), kod units, 0 = never
- *   bits 40-41  excess requests later than 2 s after that KoD, saturating at 2 = unheeded
+ *   bits 24-39  time of the last KoD, sent or held back (once deaf: of the last excess), kod units,
+ *               0 = never
+ *   bits 40-41  excess requests later than 2 s after that KoD, saturating at 2 = unheeded; 3: none
+ *               so far, and its next request told already that it was heeded
  *   bits 42-45  KoDs not heeded
  *   bit  46     established
  *   bits 47-48  well-spaced requests after the first, on the way to being established
@@ -380,6 +382,40 @@ struct offender {
 	__u16 source_port;
 	__u8 ttl; /* or hop limit */
 	__u8 header_bytes;
+	__u8 header[NTPGUARD_HEADER_BYTES];
+};
+
+/* Which part of the trial of KoDs a source is in: these bits of its hash, of which neither its bucket
+ * nor its shard nor its fingerprint depends.
+ */
+enum ntpguard_part {
+	PART_CONTROL, /* never kissed */
+	PART_TRIED,   /* kissed, the first time an interval later; all others: kissed at once */
+	PART_SHIFT = 44,
+	PART_BITS = 4,
+};
+
+enum ntpguard_group { GROUP_KISSED, GROUP_CONTROL, GROUPS };
+
+/* KoDs, and what would have been KoDs in the control group, per CPU. */
+struct kod_counters {
+	__u64 heeded[GROUPS];
+	__u64 unheeded[GROUPS];
+};
+
+/* What a source in the trial sent before and after its first (would-be) KoD: times of CLOCK_MONOTONIC,
+ * 0 = not yet; requests as its stat word had them.
+ */
+struct trial {
+	__u64 begin_ns;
+	__u64 kod_ns;
+	__u64 end_ns;
+	__u32 begin_requests;
+	__u32 kod_requests;
+	__u32 end_requests;
+	__u16 source_port;
+	__u8 group;
+	__u8 pad;
 	__u8 header[NTPGUARD_HEADER_BYTES];
 };
 

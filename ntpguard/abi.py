@@ -52,6 +52,10 @@ AUX_CREDIT_SHIFT, AUX_CREDIT_BITS = 63, 1
 KOD_UNIT_SHIFT = 28
 MARK_UNIT_SHIFT = 30
 
+PART_CONTROL, PART_TRIED = 0, 1
+PART_SHIFT, PART_BITS = 44, 4
+GROUPS = 2
+
 STAT_EXCESS_SHIFT = 0
 STAT_REQUESTS_SHIFT = 32
 
@@ -274,6 +278,29 @@ class Offender(LittleEndianStructure):
     ]
 
 
+class KodCounters(LittleEndianStructure):
+    """KoDs and would-be KoDs by words.Group, per CPU."""
+
+    _fields_ = [("heeded", c_uint64 * GROUPS), ("unheeded", c_uint64 * GROUPS)]
+
+
+class Trial(LittleEndianStructure):
+    """What a source in the trial of KoDs sent before and after its first (would-be) one."""
+
+    _fields_ = [
+        ("begin_ns", c_uint64),
+        ("kod_ns", c_uint64),
+        ("end_ns", c_uint64),
+        ("begin_requests", c_uint32),
+        ("kod_requests", c_uint32),
+        ("end_requests", c_uint32),
+        ("source_port", c_uint16),
+        ("group", c_uint8),
+        ("pad", c_uint8),
+        ("header", c_uint8 * HEADER_BYTES),
+    ]
+
+
 class Constants(LittleEndianStructure):
     """Load-time constants of one interface's program."""
 
@@ -306,6 +333,11 @@ def hash_key(key: int, seed: tuple[int, int]) -> int:
     value ^= value >> 29
     value = (value * 0xBF58476D1CE4E5B9) & U64
     return value ^ value >> 32
+
+
+def part(key: int, seed: tuple[int, int]) -> int:
+    """Which part of the trial of KoDs a source is in: PART_CONTROL, PART_TRIED, or none."""
+    return field(hash_key(key, seed), PART_SHIFT, PART_BITS)
 
 
 def fingerprint(key: int, seed: tuple[int, int]) -> int:

@@ -51,6 +51,13 @@ class Verdict(Word):
     DROP = 2
 
 
+class Group(Word):
+    """Sources in the trial of KoDs: kissed, or never kissed."""
+
+    KISSED = 0
+    CONTROL = 1
+
+
 class Reason(Word):
     """Why a verdict was given; bpf/ntpguard.h says what each means."""
 

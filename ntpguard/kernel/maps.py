@@ -24,6 +24,8 @@ SHARED_MAPS = (
     "table_counters",
     "signature_counters",
     "offenders",
+    "trials",
+    "kod_counters",
 )
 PROGRAM = "ntpguard"
 

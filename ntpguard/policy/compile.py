@@ -194,6 +194,7 @@ def memory_bytes(policy: Policy, cpus: int) -> dict[str, int]:
     return {
         "sources": buckets_for(policy.capacity) * abi.size(abi.Bucket),
         "offenders": 16384 * (8 + abi.size(abi.Offender) + 64),
+        "trials": 16384 * (8 + abi.size(abi.Trial) + 64),
         "counters": (abi.CLASSES * abi.size(abi.Counters) + local) * cpus,
         "policy": abi.COPIES * (abi.size(abi.Policy) + abi.size(abi.Document)),
         # a node of 64 bytes for a prefix, up to one more where two part; the copy before stays

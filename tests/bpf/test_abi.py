@@ -28,6 +28,8 @@ STRUCTS = {
     "counters": abi.Counters,
     "table_counters": abi.TableCounters,
     "offender": abi.Offender,
+    "kod_counters": abi.KodCounters,
+    "trial": abi.Trial,
     "constants": abi.Constants,
     "inputs": abi.Inputs,
     "address": abi.Address,
@@ -39,6 +41,7 @@ WORDS = {
     "ntpguard_mode": ("MODE_", words.Mode),
     "ntpguard_action": ("ACTION_", words.Action),
     "ntpguard_verdict": ("VERDICT_", words.Verdict),
+    "ntpguard_group": ("GROUP_", words.Group),
     "ntpguard_reason": ("REASON_", words.Reason),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ntpguard import abi
-from ntpguard.words import Family, Reason, Verdict
+from ntpguard.words import Family, Group, Reason, Verdict
 from tests.model.limits import Shared
 from tests.model.model import Model
 
@@ -21,7 +21,10 @@ STRUCTURES: dict[str, Any] = {
     "table_counters": abi.TableCounters,
     "signature_counters": abi.SignatureCounters,
     "offenders": abi.Offender,
+    "trials": abi.Trial,
+    "kod_counters": abi.KodCounters,
 }
+KEYED = ("offenders", "trials")
 FIELDS = {
     "class": (abi.AUX_CLASS_SHIFT, abi.AUX_CLASS_BITS),
     "generation": (abi.AUX_GENERATION_SHIFT, abi.AUX_GENERATION_BITS),
@@ -63,6 +66,10 @@ def words_of(model: Model) -> dict[str, bytes]:
         ).tobytes(),
         "counters": counter_words(model),
         "offenders": offender_words(model),
+        "trials": trial_words(model),
+        "kod_counters": array(
+            "Q", [model.heeding[heeded, c] for heeded in (True, False) for c in (False, True)]
+        ).tobytes(),
     }
 
 
@@ -113,6 +120,24 @@ def offender_words(model: Model) -> bytes:
     return b"".join(key + words[key] for key in sorted(words))
 
 
+def trial_words(model: Model) -> bytes:
+    """Key and struct trial of every trial, in the order of the keys' bytes."""
+    words = {
+        key.to_bytes(8, "little"): bytes(
+            abi.Trial(
+                *(when for when, _ in (one.begin, one.kod, one.end)),
+                *(requests for _, requests in (one.begin, one.kod, one.end)),
+                one.source_port,
+                Group.CONTROL if model.sources.hash(key) >> 44 & 15 == 0 else Group.KISSED,
+                0,
+                (ctypes.c_uint8 * abi.HEADER_BYTES)(*one.header),
+            )
+        )
+        for key, one in model.trials.items()
+    }
+    return b"".join(key + words[key] for key in sorted(words))
+
+
 # differences for people
 
 
@@ -135,7 +160,7 @@ def decoded(name: str, raw: bytes) -> dict[str, Any]:
     """A map's memory as numbers by their paths."""
     kind = STRUCTURES[name]
     found: dict[str, Any] = {}
-    key_size = 8 if name == "offenders" else 0
+    key_size = 8 if name in KEYED else 0
     step = key_size + ctypes.sizeof(kind)
     for index, at in enumerate(range(0, len(raw), step)):
         label = raw[at : at + key_size][::-1].hex() or str(index)

@@ -21,6 +21,8 @@ NOTES = 32  # but no more of them before the clock moves
 ESTABLISHED_STEPS = 3
 QUIET = 15 * 60 * 10**9 >> abi.KOD_UNIT_SHIFT  # kod units after which a KoD is forgotten
 ANSWERED = 8  # kod units in which a source can still have sent before it saw the KoD: 2 s
+UNTOLD, TOLD = 0, 3  # of a KoD: nothing came yet; it was heeded, or is forgotten
+TRIED = 2  # intervals that a trial lasts after the KoD
 UNHEEDING = 2  # excess packets later than that make a KoD unheeded
 COUNTER_SATURATES = 255
 PUT_BY = 8  # so much of the leak is put by
@@ -57,6 +59,17 @@ class Offender:
     header: bytes = b""
 
 
+@dataclass(slots=True)
+class Trial:
+    """Before and after the first KoD: (time, requests) each; (0, 0) is not yet."""
+
+    begin: tuple[int, int]
+    source_port: int
+    header: bytes
+    kod: tuple[int, int] = (0, 0)
+    end: tuple[int, int] = (0, 0)
+
+
 class Model:
     """A guard. `set_*` are what the control plane does, `judge` is what a packet does."""
 
@@ -79,6 +92,8 @@ class Model:
         self.matched, self.blocked = [0] * abi.SIGNATURES, [0] * abi.SIGNATURES
         self.offenders: dict[int, Offender] = {}
         self.noted_ns = self.noted = 0
+        self.trials: dict[int, Trial] = {}
+        self.heeding: Counter[tuple[bool, bool]] = Counter()  # (heeded, control)
 
     def set_root(self, root: Root) -> None:
         """The one commit that makes prepared copies the running ones."""
@@ -275,6 +290,10 @@ class Model:
         slot.requests += 1
         slot.class_index, slot.generation = self.class_index, self.root.generation
         slot.excess = 0
+        elapsed = (self.kod_clock - slot.kod_time) % (1 << abi.AUX_KOD_TIME_BITS)
+        if slot.kod_time and slot.after_kod == UNTOLD and elapsed >= ANSWERED:
+            slot.after_kod = TOLD
+            self.count_heeding(slot, heeded=True)
         priority = HIGH if slot.established else LOW
         decision = self.under_ceiling((Verdict.PASS, Reason.CONFORM), priority)
         if not self.gate.bites(self.now) and not self.ceiling.bites(self.now):
@@ -306,14 +325,45 @@ class Model:
             and kissable(packet, slot.key, self.local)
             and self.kod.grants(self.policy.kod, HIGH, self.now)
         ):
-            slot.kod_time, slot.after_kod = self.kod_clock, 0
-            decision = Verdict.KOD, Reason.LIMIT
+            decision = (Verdict.KOD if self.sends(packet, slot) else Verdict.DROP), Reason.LIMIT
         else:
             decision = Verdict.DROP, Reason.LIMIT
         decision = self.under_ceiling(decision, HIGH if slot.established else LOW)
         if slot.excess == 1 or self.chance < 2**32 // SAMPLE:
             self.remember_offender(packet, slot.key, decision[0])
         return decision
+
+    def part(self, slot: Slot) -> int:
+        """Of 16 parts of all sources, by hash: 0 is never kissed, 1 the first time too late."""
+        return self.sources.hash(slot.key) >> 44 & 15
+
+    def observing(self) -> bool:
+        """Whether nobody is kissed."""
+        return self.mode == Mode.OBSERVE or bool(self.flags & abi.CLASS_OBSERVE)
+
+    def count_heeding(self, slot: Slot, *, heeded: bool) -> None:
+        """Counts a KoD, or what would have been one."""
+        if not self.observing():
+            self.heeding[heeded, self.part(slot) == 0] += 1
+
+    def sends(self, packet: Packet, slot: Slot) -> bool:
+        """Whether a KoD that is due and granted is sent; what the trial notes of it."""
+        part, first, now = self.part(slot), slot.kod_time == 0, (self.clock_ns, slot.requests - 1)
+        slot.kod_time, slot.after_kod = self.kod_clock, 0
+        if part > 1 or self.observing():
+            return part != 0
+        trial = self.trials.get(slot.key)
+        if first:
+            slot.after_kod = UNHEEDING
+            if trial is None or trial.kod == (0, 0):
+                self.trials[slot.key] = Trial(now, packet.source_port, packet.header)
+        elif trial is not None and trial.kod == (0, 0):
+            trial.kod = now
+        elif trial is not None and trial.end == (0, 0):
+            watched = TRIED * self.policy.kod_interval << abi.KOD_UNIT_SHIFT
+            if self.clock_ns - trial.kod[0] >= max(watched, 1):
+                trial.end = now
+        return part == 1 and not first
 
     def under_ceiling(self, decision: Decision, priority: int) -> Decision:
         """The decision, unless it passes a request of which the daemon has enough."""
@@ -360,13 +410,15 @@ class Model:
         elapsed = (self.kod_clock - slot.kod_time) % (1 << abi.AUX_KOD_TIME_BITS)
         if slot.kod_time:
             if elapsed > QUIET:
-                slot.unheeded = slot.after_kod = 0
+                slot.unheeded, slot.after_kod = 0, TOLD
             elif slot.unheeded >= policy.kod_patience:  # deaf
                 slot.kod_time = self.kod_clock
                 return False
-            elif elapsed >= ANSWERED and slot.after_kod < UNHEEDING:
-                slot.after_kod += 1
-                slot.unheeded += slot.after_kod == UNHEEDING
+            elif elapsed >= ANSWERED and slot.after_kod != UNHEEDING:
+                slot.after_kod = 1 if slot.after_kod == TOLD else slot.after_kod + 1
+                if slot.after_kod == UNHEEDING:
+                    slot.unheeded += 1
+                    self.count_heeding(slot, heeded=False)
         waited = not slot.kod_time or elapsed >= policy.kod_interval
         return slot.excess <= policy.kod_flood and slot.unheeded < policy.kod_patience and waited
 

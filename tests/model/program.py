@@ -9,7 +9,7 @@ from ntpguard.kernel import libbpf
 from ntpguard.words import Family
 from tests.bpf.guard import SEED, guard
 from tests.bpf.packets import SERVER_MAC
-from tests.model.memory import STRUCTURES
+from tests.model.memory import KEYED, STRUCTURES
 from tests.model.model import Shape
 from tests.model.policy import Belongs, Bound, Entry, Limit, Policy, Prefix, Root
 
@@ -70,14 +70,16 @@ class Program:
         for name, count in (
             ("local", 1),
             ("table_counters", 1),
+            ("kod_counters", 1),
             ("signature_counters", abi.SIGNATURES),
             ("counters", abi.CLASSES),
         ):
             zero = bytes(abi.size(STRUCTURES[name]) * libbpf.possible_cpus())
             for index in range(count):
                 libbpf.map_update(self.fds[name], index.to_bytes(4, "little"), zero)
-        for key in list(libbpf.map_keys(self.fds["offenders"], 8)):
-            libbpf.map_delete(self.fds["offenders"], key)
+        for name in KEYED:
+            for key in list(libbpf.map_keys(self.fds[name], 8)):
+                libbpf.map_delete(self.fds[name], key)
 
     # what the control plane does
 
@@ -152,11 +154,11 @@ class Program:
             "sources": bytes(self.guard.sources),
             "bounds": shared[abi.size(abi.Line) :],
             "leak": bytes(self.leak[: 8 * abi.LEAK_SHARDS]),
-            "offenders": b"",
         }
         for name, count in (
             ("local", 1),
             ("table_counters", 1),
+            ("kod_counters", 1),
             ("signature_counters", abi.SIGNATURES),
             ("counters", abi.CLASSES),
         ):
@@ -166,10 +168,10 @@ class Program:
                 raws = libbpf.map_lookup_percpu(self.fds[name], index.to_bytes(4, "little"), size)
                 total += raws[self.cpu]
             state[name] = total
-        keys = sorted(libbpf.map_keys(self.fds["offenders"], 8))
-        size = abi.size(abi.Offender)
-        for key in keys:
-            state["offenders"] += key + (libbpf.map_lookup(self.fds["offenders"], key, size) or b"")
+        for name in KEYED:
+            fd, size = self.fds[name], abi.size(STRUCTURES[name])
+            keys = sorted(libbpf.map_keys(fd, 8))
+            state[name] = b"".join(key + (libbpf.map_lookup(fd, key, size) or b"") for key in keys)
         return state
 
 
