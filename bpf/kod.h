@@ -196,17 +196,6 @@ static __always_inline bool kod_due(__u64 *aux, const struct policy *policy, __u
 	       (!last || elapsed >= policy->kod_interval);
 }
 
-static __always_inline __u64 kod_sent(__u64 aux, __u16 now)
-{
-	return AUX_SET(AUX_SET(aux, KOD_TIME, now), AFTER_KOD, 0);
-}
-
-/* The same time, but nothing that could be heeded or not. */
-static __always_inline __u64 kod_held(__u64 aux, __u16 now)
-{
-	return AUX_SET(AUX_SET(aux, KOD_TIME, now), AFTER_KOD, UNHEEDED_EXCESS);
-}
-
 /* A KoD is heeded if the next request of its source that is later than HEED_WITHIN conforms. That is
  * all that can be told: who would have slowed down anyway is counted (hence the control group), who
  * never comes again is not, and one slightly over its limit may conform by luck. A source that slows

@@ -144,12 +144,7 @@ static __always_inline __u64 excess(const struct running *running, const struct 
 {
 	const struct policy *policy = running->policy;
 	__u16 now_kod = kod_clock(request->now_ns);
-	__u64 unheeded = AUX_GET(aux, UNHEEDED);
 	bool due = kod_due(&aux, policy, now_kod);
-	bool observe = decision->observe || request->rule->flags & CLASS_OBSERVE;
-
-	if (AUX_GET(aux, UNHEEDED) > unheeded && !observe)
-		count_heeding(group_of(request->hash), false);
 
 	if (is_blocked_by_signature(policy, request->packet, policy->signatures_always,
 				    policy->signatures)) {
@@ -161,9 +156,10 @@ static __always_inline __u64 excess(const struct running *running, const struct 
 			       request->now, PRIORITY_HIGH) &&
 		   is_kissable(request->packet) &&
 		   grants(running, BOUND_KOD, request->now, PRIORITY_HIGH)) {
-		bool sent = is_sent(request->packet, request->hash, requests, request->now_ns,
-				    policy->kod_interval, observe, &aux);
-		decide(decision, sent ? VERDICT_KOD : VERDICT_DROP, REASON_LIMIT);
+		__u32 tried = try_kod(request->packet, request->hash, requests, request->now_ns,
+				      trial_options(aux, policy, decision->observe));
+		decide(decision, tried & TRY_SENT ? VERDICT_KOD : VERDICT_DROP, REASON_LIMIT);
+		aux = AUX_SET(AUX_SET(aux, KOD_TIME, now_kod), AFTER_KOD, tried & 3);
 	} else {
 		decide(decision, VERDICT_DROP, REASON_LIMIT);
 	}
@@ -250,11 +246,8 @@ static __always_inline void limit(const struct running *running, const struct re
 	if (admitted == GCRA_CONFORMS) {
 		decide(decision, VERDICT_PASS, REASON_CONFORM);
 		aux = AUX_SET(aux, EXCESS, 0);
-		if (is_heeded(aux, kod_clock(request->now_ns))) {
-			aux = AUX_SET(aux, AFTER_KOD, AFTER_TOLD);
-			if (!decision->observe && !(request->rule->flags & CLASS_OBSERVE))
-				count_heeding(group_of(request->hash), true);
-		}
+		if (AUX_GET(aux, KOD_TIME))
+			aux |= after_conforming(aux, kod_clock(request->now_ns));
 	} else {
 		drawn = chance(running->local);
 		aux = excess(running, request, drawn,
@@ -271,6 +264,8 @@ static __always_inline void limit(const struct running *running, const struct re
 	if (aux != seen && __sync_val_compare_and_swap(&bucket->aux[way], seen, aux) != seen &&
 	    (decision->verdict == VERDICT_KOD || AUX_GET(seen, CREDIT) > AUX_GET(aux, CREDIT)))
 		decide(decision, VERDICT_DROP, REASON_LIMIT);
+	if ((seen ^ aux) & AUX_HEEDING && !decision->observe)
+		count_heeding(seen, aux, request->hash);
 	if (admitted == GCRA_EXCESS &&
 	    (AUX_GET(aux, EXCESS) == 1 || (__u32)drawn <= OFFENDER_SAMPLE))
 		note_offender(running->local, request->packet, decision->verdict, request->now_ns);

@@ -63,8 +63,7 @@ static __always_inline void answer(const struct running *running, const struct p
 	decide(decision, pass ? VERDICT_PASS : VERDICT_DROP, REASON_ANSWER);
 }
 
-/* Returns the flags of its class. */
-static __always_inline __u8 judge_ntp(const struct running *running, const struct packet *packet,
+static __always_inline void judge_ntp(const struct running *running, const struct packet *packet,
 				      __u64 now_ns, struct decision *decision)
 {
 	struct slot slot = {.way = NO_WAY};
@@ -80,13 +79,14 @@ static __always_inline __u8 judge_ntp(const struct running *running, const struc
 
 	if (entry == ACTION_BLOCK) {
 		decide(decision, VERDICT_DROP, REASON_ENTRY);
-		return 0;
+		return;
 	}
 	if (is_request(packet) && !source_find(&slot, packet->key, request.hash))
-		return 0;
+		return;
 	request.class = classify(running, packet, &slot);
 	request.rule = rule_at(running->policy, request.class, now_ns);
 	decision->class = request.class;
+	decision->observe |= !!(request.rule->flags & CLASS_OBSERVE);
 
 	if (entry != ACTION_EXEMPT && request.rule->action == ACTION_BLOCK)
 		decide(decision, VERDICT_DROP, REASON_BLOCK);
@@ -106,7 +106,6 @@ static __always_inline __u8 judge_ntp(const struct running *running, const struc
 		decide(decision, VERDICT_DROP, REASON_SIGNATURE);
 	else
 		limit(running, &request, &slot, decision);
-	return request.rule->flags;
 }
 
 /* What hides its ports may be anything, NTP too: a small budget of it passes. */
@@ -122,7 +121,6 @@ static __always_inline bool judge(const struct packet *packet, struct decision *
 				  __u32 parsed)
 {
 	struct running running;
-	__u8 flags = 0;
 
 	if (!read_running(&running))
 		return false;
@@ -141,8 +139,7 @@ static __always_inline bool judge(const struct packet *packet, struct decision *
 	else if (parsed == PARSED_MALFORMED)
 		decide(decision, VERDICT_DROP, REASON_MALFORMED);
 	else
-		flags = judge_ntp(&running, packet, now_ns, decision);
-	decision->observe |= !!(flags & CLASS_OBSERVE);
+		judge_ntp(&running, packet, now_ns, decision);
 	return true;
 }
 

@@ -32,28 +32,38 @@ static __always_inline __u32 group_of(__u64 hash)
 	return part_of(hash) == PART_CONTROL ? GROUP_CONTROL : GROUP_KISSED;
 }
 
-SEPARATE int count_heeding(__u32 group, bool heeded)
+/* What changes in a source's memory of KoDs when one is heeded or not. */
+#define AUX_HEEDING                                                                                \
+	((((1ULL << AUX_AFTER_KOD_BITS) - 1) << AUX_AFTER_KOD_SHIFT) |                             \
+	 (((1ULL << AUX_UNHEEDED_BITS) - 1) << AUX_UNHEEDED_SHIFT))
+
+SEPARATE int count_heeding(__u64 before, __u64 after, __u64 hash)
 {
 	__u32 zero = 0;
 	struct kod_counters *counters = bpf_map_lookup_elem(&kod_counters, &zero);
+	__u32 group = group_of(hash);
 
 	if (!counters || group >= GROUPS)
 		return 0;
-	if (heeded)
-		counters->heeded[group]++;
-	else
+	if (AUX_GET(after, UNHEEDED) > AUX_GET(before, UNHEEDED))
 		counters->unheeded[group]++;
+	else if (!AUX_GET(after, EXCESS) && AUX_GET(after, AFTER_KOD) == AFTER_TOLD)
+		counters->heeded[group]++;
 	return 0;
+}
+
+/* What is added to the aux word of a source that conforms. */
+static __always_inline __u64 after_conforming(__u64 aux, __u16 now)
+{
+	return is_heeded(aux, now) ? (__u64)AFTER_TOLD << AUX_AFTER_KOD_SHIFT : 0;
 }
 
 static const struct trial fresh_trial;
 
 /* `span_ns`: how long a trial is watched after its KoD; 0: the trial begins. */
-SEPARATE int note_trial(const struct packet *packet, __u32 requests, __u64 now_ns, __u32 group,
-			__u64 span_ns)
+static __always_inline void note_trial(const struct packet *packet, __u32 requests, __u64 now_ns,
+				       __u32 group, __u64 span_ns)
 {
-	if (!packet)
-		return 0;
 	__u64 key = packet->key; /* before Linux 6.2, a key must be on the stack */
 	struct trial *trial = bpf_map_lookup_elem(&trials, &key);
 
@@ -70,7 +80,7 @@ SEPARATE int note_trial(const struct packet *packet, __u32 requests, __u64 now_n
 			bpf_map_update_elem(&trials, &key, &fresh_trial, BPF_NOEXIST);
 			trial = bpf_map_lookup_elem(&trials, &key);
 			if (!trial)
-				return 0;
+				return;
 		}
 		trial->begin_ns = now_ns;
 		trial->begin_requests = requests;
@@ -78,27 +88,41 @@ SEPARATE int note_trial(const struct packet *packet, __u32 requests, __u64 now_n
 		trial->group = group;
 		__builtin_memcpy(trial->header, &packet->ntp, NTPGUARD_HEADER_BYTES);
 	}
-	return 0;
 }
 
-/* A KoD is due and granted: whether it is sent, and what its source's aux word becomes. Where only
- * observed, nobody is kissed and there is no trial.
+enum {
+	TRIAL_FIRST = 1 << 16, /* the lower bits: kod.interval */
+	TRIAL_OBSERVE = 1 << 17,
+	TRY_SENT = 4, /* the lower bits: AFTER_KOD */
+};
+
+static __always_inline __u32 trial_options(__u64 aux, const struct policy *policy, bool observe)
+{
+	return policy->kod_interval | (AUX_GET(aux, KOD_TIME) ? 0 : TRIAL_FIRST) |
+	       (observe ? TRIAL_OBSERVE : 0);
+}
+
+/* A KoD is due and granted: whether it is sent, and what its source's AFTER_KOD becomes: of one that
+ * is held back, there is nothing to heed. Where only observed, nobody is kissed: no trial.
  */
-static __always_inline bool is_sent(const struct packet *packet, __u64 hash, __u32 requests,
-				    __u64 now_ns, __u16 interval, bool observe, __u64 *aux)
+SEPARATE int try_kod(const struct packet *packet, __u64 hash, __u32 requests, __u64 now_ns,
+		     __u32 options)
 {
 	__u32 part = part_of(hash);
-	bool first = !AUX_GET(*aux, KOD_TIME);
-	__u16 now = kod_clock(now_ns);
 
-	if (part > PART_TRIED || observe) {
-		*aux = kod_sent(*aux, now);
-		return part != PART_CONTROL;
-	}
-	__u64 span_ns = (__u64)interval << (KOD_UNIT_SHIFT + 1);
-	note_trial(packet, requests, now_ns, group_of(hash), first ? 0 : span_ns ? span_ns : 1);
-	*aux = first ? kod_held(*aux, now) : kod_sent(*aux, now);
-	return part == PART_TRIED && !first;
+	if (!packet)
+		return 0;
+	if (part > PART_TRIED || options & TRIAL_OBSERVE)
+		return part == PART_CONTROL ? 0 : TRY_SENT;
+	__u64 span_ns = (__u64)(options & 0xffff) << (KOD_UNIT_SHIFT + 1);
+	if (options & TRIAL_FIRST)
+		span_ns = 0;
+	else if (!span_ns)
+		span_ns = 1;
+	note_trial(packet, requests, now_ns, group_of(hash), span_ns);
+	if (options & TRIAL_FIRST)
+		return UNHEEDED_EXCESS;
+	return part == PART_TRIED ? TRY_SENT : 0;
 }
 
 #endif
