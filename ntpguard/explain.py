@@ -200,7 +200,7 @@ def _kods(source: Source | None) -> tuple[Moment | None, Moment | None]:
     """When the last KoD was sent, and until when the source is deaf without more excess. Of a deaf
     one, the first is not known any more.
     """
-    if source is None or source.kod_seconds_ago is None:
+    if source is None or source.kod_seconds_ago is None or source.control or source.held:
         return None, None
     last_ns = monotonic_ns() - int(source.kod_seconds_ago * NANOSECONDS)
     if source.deaf:

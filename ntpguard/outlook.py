@@ -154,11 +154,15 @@ def _no_kod(one: Standing) -> str | None:
         return f"class {one.own.name} has none"
     if source is None:
         return None
+    if source.control:
+        return "one source in 16 is never kissed, and this is one: see ntpguard kod"
     if source.deaf:
         return f"deaf: {source.unheeded} not heeded"
     if source.excess_since_pass >= policy.kod_flood:
         return f"a flood: over {policy.kod_flood} excess since the last pass"
     ago = source.kod_seconds_ago
     if ago is not None and ago < policy.kod_interval:
+        if source.held:
+            return f"its first is held back for {policy.kod_interval} s: see ntpguard kod"
         return f"the last was {span(ago)} ago, one in {policy.kod_interval} s"
     return None

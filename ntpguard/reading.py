@@ -10,7 +10,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from ntpguard import abi, entries, running, sources, temporary, tries
+from ntpguard import abi, entries, running, sources, temporary, trials, tries
 from ntpguard.counts import Counts, add_counters, total
 from ntpguard.errors import NotRunning, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
@@ -277,6 +277,25 @@ class Running:
             slots = ((key, self._slot(words, key)) for key in keys)
             return {key: read(slot) for key, slot in slots if slot}
 
+    def trials(self) -> list[trials.Outcome]:
+        """What the sources in the trial of KoDs did."""
+        info = libbpf.map_info(self._maps["trials"])
+        found = libbpf.map_items(self._maps["trials"], 8, info.value_size, info.max_entries)
+        interval = self._compiled(self.root()).kod_interval << abi.KOD_UNIT_SHIFT
+        with self._words() as words:
+            return trials.outcomes(found, partial(self._requests, words), monotonic_ns(), interval)
+
+    def _requests(self, words: "memoryview[int]", key: int) -> int | None:
+        slot = self._slot(words, key)
+        return slot[3] >> abi.STAT_REQUESTS_SHIFT if slot else None
+
+    def heeding(self) -> abi.KodCounters:
+        """KoDs heeded and not, summed over the CPUs."""
+        raws = libbpf.map_lookup_percpu(
+            self._maps["kod_counters"], bytes(4), abi.size(abi.KodCounters)
+        )
+        return abi.KodCounters.from_buffer_copy(total(raws))
+
     def key(self, address: Address) -> int:
         """The key of the source that an address belongs to."""
         return abi.source_key(address, self.table.ipv4_prefix, self.table.ipv6_prefix)
@@ -305,6 +324,7 @@ class Running:
             generation=abi.field(root, abi.ROOT_GENERATION_SHIFT, abi.ROOT_GENERATION_BITS),
             # not from the policy's text: a long one takes a tenth of a second to parse
             patience=self._compiled(root).kod_patience,
+            seed=self.seed,
         )
 
     def match(self, address: Address) -> Match:

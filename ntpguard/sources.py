@@ -42,6 +42,8 @@ class Source:
     deaf: bool
     established: bool
     kod_seconds_ago: float | None  # of the last KoD; if deaf, of the last excess. None: not lately
+    control: bool = False  # never kissed
+    held: bool = False  # that KoD was held back: the source's trial began
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,23 @@ def read_slot(words: Words, index: int, way: int, seed: tuple[int, int]) -> Slot
 
 
 def read_source(
-    slot: Slot, now_ns: int, *, ipv6_prefix: int, generation: int, patience: int
+    slot: Slot,
+    now_ns: int,
+    *,
+    ipv6_prefix: int,
+    generation: int,
+    patience: int,
+    seed: tuple[int, int],
 ) -> Source:
-    """What a slot says at a time of CLOCK_MONOTONIC, in the running prefixes' generation."""
+    """What a slot says at a time of CLOCK_MONOTONIC, in the running prefixes' generation. Of one in
+    the control group, the KoDs that its slot counts were never sent.
+    """
     key, gcra, aux, stat = slot
     ahead = (gcra >> abi.GCRA_TAT_SHIFT) - (now_ns >> abi.GCRA_UNIT_SHIFT)
     ago = _kod_seconds_ago(aux, now_ns)
-    unheeded = _unheeded(aux, now_ns)
+    part = abi.part(key, seed)
+    control = part == abi.PART_CONTROL
+    unheeded = 0 if control else _unheeded(aux, now_ns)
     known = abi.field(aux, abi.AUX_GENERATION_SHIFT, abi.AUX_GENERATION_BITS) == generation
     return Source(
         source=abi.source_of_key(key, ipv6_prefix),
@@ -88,7 +100,14 @@ def read_source(
         deaf=ago is not None and unheeded >= patience,
         established=bool(abi.field(aux, abi.AUX_ESTABLISHED_SHIFT, abi.AUX_ESTABLISHED_BITS)),
         kod_seconds_ago=ago,
+        control=control,
+        held=part == abi.PART_TRIED and ago is not None and not unheeded and _is_settled(aux),
     )
+
+
+def _is_settled(aux: int) -> bool:
+    """Whether there is nothing of the last KoD to be heeded any more."""
+    return abi.field(aux, abi.AUX_AFTER_KOD_SHIFT, abi.AUX_AFTER_KOD_BITS) == 2
 
 
 def _kod_seconds_ago(aux: int, now_ns: int) -> float | None:

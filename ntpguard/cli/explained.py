@@ -176,6 +176,9 @@ def _state(one: Explanation) -> Iterator[str]:
         return
     yield f"requests   {source.requests}, {source.excess} of them excess"
     yield f"state      {'established' if source.established else 'newcomer'}"
+    if source.control:
+        yield "kod        never kissed: it is in the control group of ntpguard kod"
+        return
     patience = one.standing.policy.kod_patience
     heeded = f"kod        {source.unheeded} not heeded, deaf at {patience}"
     if one.last_kod:

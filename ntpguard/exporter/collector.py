@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from ntpguard import __version__, health
 from ntpguard.errors import NotRunning
-from ntpguard.exporter import abuse, around, standing, traffic
+from ntpguard.exporter import abuse, around, kods, standing, traffic
 from ntpguard.exporter.family import counter, gauge, one
 from ntpguard.exporter.slow import Slow
 from ntpguard.reading import Running, open_running
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[Running], list[Metric]]] = {
     "daemon": around.daemon,
     "program": around.program,
     "episodes": abuse.kept,
+    "kods": kods.heeding,
 }
 GUARD, SLOW, HEALTH = "guard", "slow", "health"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
+from ntpguard.exporter import kods
 from ntpguard.exporter.family import gauge, histogram, one
 from ntpguard.reading import Running, open_running
 from ntpguard.survey import Survey, Surveyor
@@ -70,7 +71,12 @@ class Slow:
     def _read(self, guard: Running) -> None:
         try:
             survey = guard.survey(self._surveyor)
-            found = [*_surveyed(survey), *_entries(guard), *_difference(guard)]
+            found = [
+                *_surveyed(survey),
+                *_entries(guard),
+                *_difference(guard),
+                *kods.sources(guard),
+            ]
             with self._lock:
                 self._survey, self._found = survey, found
         finally:

@@ -51,6 +51,7 @@ CALLS = {
     "episodes list": ("", "-n 1"),
     "episodes report": ("203.0.113.7",),
     "exempt": ("2001:db8:7::/48", "203.0.113.9 --for ever"),
+    "kod": ("",),
     "limit list": ("",),
     "limit set": ("--rate 30/minute", "campus --burst 9 --for 1h"),
     "limit unset": ("", "campus"),

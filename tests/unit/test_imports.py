@@ -17,6 +17,7 @@ ORDER = [
     "kernel",
     "counts",
     "sources",
+    "trials",
     "survey",
     "running",
     "tries",

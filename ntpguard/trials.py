@@ -1,0 +1,185 @@
+"""Does a KoD help here? What sources sent before and after their first one, beside a control group.
+
+By the keyed hash, which no client knows, one source in 16 is never kissed, and another one has its
+first KoD held back for kod.interval, while what it sends is counted (bpf/trial.h). Whatever slows
+a source down besides (its burst ends, it is switched off) does so in both groups alike: the
+difference between them is the KoD's doing.
+
+Shares have Wilson's score interval (E. B. Wilson, JASA 22, 1927, 209-212); their difference has
+Newcombe's, method 10 (R. G. Newcombe, Statistics in Medicine 17, 1998, 873-890): both 95 %.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from math import sqrt
+
+from ntpguard import abi
+from ntpguard.policy.shapes import clients
+from ntpguard.words import Group, Word
+
+Z = 1.959964  # 95 %, two-sided
+LEAST = 10  # sources of each group; with fewer, the interval says nothing
+WATCHED_SECONDS = 64  # and two intervals of KoDs, after which one that is not yet told is
+SLOWED_BELOW, FASTER_ABOVE = 0.5, 1.5  # of the rate before
+NANOSECONDS = 1_000_000_000
+UNKNOWN = "unknown"  # client
+
+
+class Change(Word):
+    """What a source did after its first (would-be) KoD: under half of its rate before (or nothing
+    at all), over one and a half of it, or about the same.
+    """
+
+    SLOWED = 0
+    SAME = 1
+    FASTER = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one source. change None: not known yet."""
+
+    client: str
+    group: Group
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A share in the kissed group less that in the control group, with its interval."""
+
+    share: float
+    low: float
+    high: float
+
+    def words(self) -> str:
+        """For people, in points of a hundred."""
+        share, low, high = (f"{round(100 * one):+d}" for one in (self.share, self.low, self.high))
+        return f"{share} % {{}} (95 %: {low} to {high})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The two groups, of one client or of all."""
+
+    client: str
+    counts: dict[Group, Counter[Change]] = field(
+        default_factory=lambda: {group: Counter() for group in Group}
+    )
+
+    def sources(self, group: Group) -> int:
+        """How many are told."""
+        return self.counts[group].total()
+
+    def difference(self, change: Change) -> Difference | None:
+        """How many more did so because of the KoD; None: too few yet."""
+        if min(map(self.sources, Group)) < LEAST:
+            return None
+        kissed, control = (self.counts[group] for group in (Group.KISSED, Group.CONTROL))
+        share = kissed[change] / kissed.total() - control[change] / control.total()
+        return Difference(
+            share, *newcombe(kissed[change], kissed.total(), control[change], control.total())
+        )
+
+    def finding(self) -> str:
+        """What can be said, in one line."""
+        slowed, faster = self.difference(Change.SLOWED), self.difference(Change.FASTER)
+        if slowed is None or faster is None:
+            return (
+                f"too few yet: {self.sources(Group.KISSED)} kissed, "
+                f"{self.sources(Group.CONTROL)} control, {LEAST} of each are needed"
+            )
+        slow, fast = slowed.words().format("slow down"), faster.words().format("speed up")
+        if slowed.high < 0 or (faster.low > 0 and slowed.low <= 0):
+            return f"KoD harms: {slow}, {fast}"
+        if slowed.low > 0:
+            return f"KoD helps: {slow}" + (f", but {fast}" if faster.low > 0 else "")
+        return f"no difference shown: {slow}"
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The interval of a share."""
+    share, square = count / of, Z * Z
+    middle, half = 2 * count + square, Z * sqrt(square + 4 * count * (1 - share))
+    return (middle - half) / (2 * (of + square)), (middle + half) / (2 * (of + square))
+
+
+def newcombe(count: int, of: int, less: int, less_of: int) -> tuple[float, float]:
+    """The interval of count/of - less/less_of, of two independent groups."""
+    first, second = count / of, less / less_of
+    low1, high1 = wilson(count, of)
+    low2, high2 = wilson(less, less_of)
+    return (
+        first - second - sqrt((first - low1) ** 2 + (high2 - second) ** 2),
+        first - second + sqrt((high1 - first) ** 2 + (second - low2) ** 2),
+    )
+
+
+def change_of(
+    trial: abi.Trial, requests: int | None, now_ns: int, interval_ns: int
+) -> Change | None:
+    """What the source did; None: it has not been told yet, or was watched for too short a time.
+
+    `requests`: its slot's count, None if it has no slot. A source loses its slot, or has got
+    another one and its count begins anew, only after it was idle: it slowed down.
+    """
+    if not trial.kod_ns or trial.kod_ns <= trial.begin_ns:
+        return None
+    if trial.end_ns:
+        end_ns, count = int(trial.end_ns), int(trial.end_requests)
+    elif now_ns - trial.kod_ns < max(WATCHED_SECONDS * NANOSECONDS, 2 * interval_ns):
+        return None
+    elif requests is None:
+        return Change.SLOWED
+    else:
+        end_ns, count = now_ns, requests
+    if count <= trial.kod_requests:
+        return Change.SLOWED
+    before = (trial.kod_requests - trial.begin_requests) / (trial.kod_ns - trial.begin_ns)
+    after = (count - trial.kod_requests) / (end_ns - trial.kod_ns)
+    if after < before * SLOWED_BELOW:
+        return Change.SLOWED
+    return Change.FASTER if after > before * FASTER_ABOVE else Change.SAME
+
+
+def client_of(trial: abi.Trial) -> str:
+    """The likeliest client that sends such a header: a guess."""
+    found = clients(bytes(trial.header), int(trial.source_port))
+    return found[0] if found else UNKNOWN
+
+
+def outcomes(
+    items: Iterable[tuple[bytes, bytes]],
+    requests_of: Callable[[int], int | None],
+    now_ns: int,
+    interval_ns: int,
+) -> list[Outcome]:
+    """Of what the map of trials holds; `requests_of` a source's key, as `change_of` has it."""
+    found = []
+    for key, raw in items:
+        trial = abi.Trial.from_buffer_copy(raw)
+        ended = trial.end_ns or not trial.kod_ns
+        requests = None if ended else requests_of(int.from_bytes(key, "little"))
+        change = change_of(trial, requests, now_ns, interval_ns)
+        found.append(Outcome(client_of(trial), Group(trial.group), change))
+    return found
+
+
+def compare(outcomes: Iterable[Outcome]) -> dict[str, Comparison]:
+    """By client, of those whose outcome is known."""
+    found: dict[str, Comparison] = {}
+    for one in outcomes:
+        if one.change is not None:
+            own = found.setdefault(one.client, Comparison(one.client))
+            own.counts[one.group][one.change] += 1
+    return found
+
+
+def together(comparisons: Iterable[Comparison], client: str) -> Comparison:
+    """Of all clients."""
+    total = Comparison(client)
+    for one in comparisons:
+        for group in Group:
+            total.counts[group].update(one.counts[group])
+    return total
