@@ -1,10 +1,11 @@
 """The real program, loaded but attached to nothing, on a clock and a chance that the test holds."""
 
 import ctypes
+import ipaddress
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from tests.bpf.packets import SERVER4, SERVER6, SERVER_MAC, Frame
 OBJECT = Path(
     os.environ.get("NTPGUARD_OBJECT", Path(__file__).parents[2] / "ntpguard" / "ntpguard.bpf.o")
 )
-SEED = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
+# by it, CLIENT4 and CLIENT6 are kissed at once
+SEED = (0x0123456789ABCE08, 0xFEDCBA9876543210)
 NEVER, ALWAYS = 0xFFFFFFFF, 0
 SECOND = 1_000_000_000
 START = 1_000 * SECOND
@@ -48,6 +50,16 @@ def rule(
         action=action,
         flags=flags,
     )
+
+
+def part(source: str, seed: tuple[int, int] = SEED) -> int:
+    """The part of the trial of KoDs that an address is in, as sources of /32 and /64."""
+    return abi.part(abi.source_key(ipaddress.ip_address(source), 32, 64), seed)
+
+
+def kissed_at_once(sources: Iterable[str], seed: tuple[int, int] = SEED) -> Iterator[str]:
+    """Those that no trial keeps a KoD from."""
+    return (one for one in sources if part(one, seed) > abi.PART_TRIED)
 
 
 class Guard:
@@ -113,8 +125,6 @@ class Guard:
 
     def add_address(self, text: str, flags: int = abi.ADDRESS_LOCAL) -> None:
         """An address of this host."""
-        import ipaddress
-
         address = ipaddress.ip_address(text)
         packed = address.packed
         if address.version == 4:
@@ -123,8 +133,6 @@ class Guard:
 
     def set_prefixes(self, prefixes: dict[str, int], upstreams: tuple[str, ...] = ()) -> None:
         """Prefix -> class index; sets the policy's flags. `upstreams` are some of the prefixes."""
-        import ipaddress
-
         networks = {ipaddress.ip_network(p): c for p, c in prefixes.items()}
         for version, name, flag, long, bits in (
             (4, "prefixes_ipv4", abi.POLICY_PREFIXES_IPV4, abi.POLICY_LONG_IPV4, 32),
@@ -157,8 +165,6 @@ class Guard:
         fallback: int = abi.ENTRY_NO_FALLBACK,
     ) -> None:
         """A live entry; sets the root word's bit."""
-        import ipaddress
-
         network = ipaddress.ip_network(prefix)
         key = network.prefixlen.to_bytes(4, "little") + network.network_address.packed
         entry = abi.Entry(expires_ns, action, fallback)

@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 from ntpguard import abi, sources
 from ntpguard.kernel import libbpf
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
-from tests.bpf.guard import ALWAYS, SECOND, SEED, START, Guard, guard, hammer, rule, units
+from tests.bpf.guard import (
+    ALWAYS,
+    SECOND,
+    SEED,
+    START,
+    Guard,
+    guard,
+    hammer,
+    kissed_at_once,
+    rule,
+    units,
+)
 from tests.bpf.packets import IPV4, IPV6, Frame, ntp
 
 CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
@@ -153,8 +164,9 @@ def test_a_flood_is_not_kissed(one: Guard) -> None:
 def test_all_kods_together_are_bounded(one: Guard) -> None:
     one.set_rules(rule(), kod=abi.Bound(abi.Limit(units(SECOND), units(SECOND)), 1))
     verdicts = []
-    for host in range(5):
-        frame = IPV4.but(source=f"203.0.113.{host + 1}")
+    hosts = kissed_at_once(f"203.0.113.{host + 1}" for host in range(50))
+    for host in itertools.islice(hosts, 5):
+        frame = IPV4.but(source=host)
         exceed(one, frame)
         verdicts.append(one.verdict(frame))
     assert verdicts == [Verdict.KOD] * 2 + [Verdict.DROP] * 3
