@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from ntpguard.kernel import libbpf
+from ntpguard import abi, reading
+from ntpguard.kernel import bpffs, libbpf
 from tests import NTPGUARD
 from tests.bpf.clang import compile_bpf
+from tests.bpf.guard import part
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
@@ -179,6 +181,11 @@ class Lab:
         """The installed ntpguard command, on the server."""
         command = os.environ.get("NTPGUARD_COMMAND", NTPGUARD)
         return run(*inside(SERVER, *command.split(), *arguments), check=check)
+
+    def kisses(self, address: str) -> bool:
+        """Whether the guard that runs kisses a source at once: by its hash, one in 16 never is."""
+        with namespace(SERVER), reading.open_running(bpffs.directory(None)) as guard:
+            return part(address, guard.seed) > abi.PART_TRIED
 
     def start(
         self, namespace: str, name: str, command: Sequence[str], environment: dict[str, str]
