@@ -11,6 +11,7 @@ const volatile struct abi_types {
 	enum ntpguard_verdict verdict;
 	enum ntpguard_reason reason;
 	enum ntpguard_part part;
+	enum ntpguard_test test;
 	enum ntpguard_group group;
 	enum ntpguard_root root;
 	enum ntpguard_gcra gcra;

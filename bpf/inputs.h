@@ -10,7 +10,7 @@
  */
 static __always_inline __u64 clock_ns(struct local *local)
 {
-	if (constants.test)
+	if (constants.test & TEST_INPUTS)
 		return *(volatile __u64 *)&inputs.clock_ns;
 	__u64 jiffies = bpf_jiffies64();
 	if (local->jiffies != jiffies) {
@@ -25,7 +25,8 @@ static __always_inline __u64 clock_ns(struct local *local)
 /* CLOCK_MONOTONIC, exactly: at the cost of a helper. */
 static __always_inline __u64 fine_clock_ns(void)
 {
-	return constants.test ? *(volatile __u64 *)&inputs.clock_ns : bpf_ktime_get_ns();
+	return constants.test & TEST_INPUTS ? *(volatile __u64 *)&inputs.clock_ns :
+					      bpf_ktime_get_ns();
 }
 
 /* Keyed: who does not know the seed cannot aim at a bucket. Mirrored by abi.hash_key. */
@@ -45,7 +46,7 @@ static __always_inline __u64 keyed_hash(__u64 key)
  */
 static __always_inline __u64 chance(struct local *local)
 {
-	if (constants.test)
+	if (constants.test & TEST_INPUTS)
 		return *(volatile __u32 *)&inputs.chance * 0x100000001ULL;
 	local->drawn = local->drawn * 6364136223846793005ULL + (constants.seed[1] | 1);
 	return local->drawn;

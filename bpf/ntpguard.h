@@ -394,7 +394,7 @@ struct constants {
 	__u16 ports[NTPGUARD_PORTS]; /* network byte order; unused ones repeat the first */
 	__u8 mac[6];
 	__u8 ipv4_prefix;
-	__u8 test; /* clock and chance come from struct inputs */
+	__u8 test; /* enum ntpguard_test */
 };
 
 /* Time and chance as inputs, for tests. */

@@ -24,7 +24,9 @@ struct {
 
 static __always_inline __u32 part_of(__u64 hash)
 {
-	return hash >> PART_SHIFT & ((1 << PART_BITS) - 1);
+	__u32 part = hash >> PART_SHIFT & ((1 << PART_BITS) - 1);
+
+	return constants.test & TEST_NO_TRIAL ? PART_TRIED + 1 : part;
 }
 
 static __always_inline __u32 group_of(__u64 hash)

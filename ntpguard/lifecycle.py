@@ -329,7 +329,7 @@ def constants(
     table: abi.Table, compiled: Compiled, mac: bytes, *, inputs: bool = False
 ) -> abi.Constants:
     """Load-time constants of the program of an interface with this MAC address. `inputs`: clock and
-    chance come from abi.Inputs.
+    chance come from abi.Inputs, and there is no trial of KoDs: for a replay.
     """
     ports = [int.from_bytes(port.to_bytes(2, "big"), "little") for port in compiled.ports]
     ports += [ports[0]] * (abi.PORTS - len(ports))
@@ -341,7 +341,7 @@ def constants(
         ports=(ctypes.c_uint16 * abi.PORTS)(*ports),
         mac=(ctypes.c_uint8 * 6)(*mac),
         ipv4_prefix=table.ipv4_prefix,
-        test=inputs,
+        test=abi.TEST_INPUTS | abi.TEST_NO_TRIAL if inputs else 0,
     )
 
 

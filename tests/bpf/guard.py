@@ -297,7 +297,7 @@ def guard(
         ports=(ctypes.c_uint16 * abi.PORTS)(*(p >> 8 | (p & 255) << 8 for p in padded)),
         mac=(ctypes.c_uint8 * 6)(*SERVER_MAC),
         ipv4_prefix=ipv4_prefix,
-        test=virtual,
+        test=abi.TEST_INPUTS if virtual else 0,
     )
     with libbpf.Object.open(OBJECT) as program:
         program.set_constants(bytes(constants))

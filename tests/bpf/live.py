@@ -10,12 +10,14 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from ntpguard import abi
+from ntpguard import abi, lifecycle, reading
 from ntpguard.cli import main
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.policy.model import Policy
 from tests import NTPGUARD
+from tests.bpf.guard import part
 from tests.bpf.packets import Frame
-from tests.bpf.test_lifecycle import NAMES
+from tests.bpf.test_lifecycle import NAMES, up
 
 Send = Callable[[Frame], abi.Xdp]
 
@@ -50,6 +52,16 @@ def packets(where: Path) -> Iterator[Send]:
             return abi.Xdp(libbpf.test_run(program, bytes(frame.but(destination_mac=mac)))[0])
 
         yield send
+
+
+def up_kissing(where: Path, client: str, policy: Policy) -> None:
+    """Until the client is one that is kissed at once: each time, another hash decides."""
+    while True:
+        up(where, policy=policy)
+        with reading.open_running(where) as running:
+            if part(client, running.seed) > abi.PART_TRIED:
+                return
+        lifecycle.down(None, bpffs=where)
 
 
 def logged(log: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

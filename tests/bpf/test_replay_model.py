@@ -138,6 +138,7 @@ def told_model(policy: Policy, seed: int) -> Told:
         policy.ports,
         mac=STATION,
         seed=(seeds.getrandbits(64), seeds.getrandbits(64)),
+        tries=False,
     )
     model = Told(shape)
     model.set_policy(1, modelled(policy))

@@ -11,7 +11,7 @@ import pytest
 
 from ntpguard.abi import Xdp
 from ntpguard.policy.check import parse_policy
-from tests.bpf.live import data, packets, told
+from tests.bpf.live import data, packets, told, up_kissing
 from tests.bpf.packets import CLIENT4, IPV4, IPV6, SERVER4, ntp
 from tests.bpf.test_lifecycle import NAMES, ip, pytestmark, up, where
 
@@ -177,7 +177,7 @@ def test_what_is_left_of_a_limit_is_what_passes(guard: Path) -> None:
 
 def test_who_ignores_kods_is_shown_deaf_and_until_when(guard: Path) -> None:
     ip("address", "add", f"{SERVER4}/24", "dev", NAMES[0])  # a KoD is sent from no other
-    up(guard, policy=parse_policy(POLICY + '[kod]\ninterval = "60s"\npatience = 1\n'))
+    up_kissing(guard, CLIENT4, parse_policy(POLICY + '[kod]\ninterval = "60s"\npatience = 1\n'))
     with packets(guard) as send:
         met = [send(IPV4) for _ in range(10)]  # the leak may take a few
         assert Xdp.TX in met

@@ -45,6 +45,7 @@ class Shape:
     ipv6_prefix: int = 64
     mac: bytes = bytes(6)
     seed: tuple[int, int] = (0, 0)
+    tries: bool = True  # KoDs; else every source is kissed at once
 
 
 @dataclass(slots=True)
@@ -335,7 +336,7 @@ class Model:
 
     def part(self, slot: Slot) -> int:
         """Of 16 parts of all sources, by hash: 0 is never kissed, 1 the first time too late."""
-        return self.sources.hash(slot.key) >> 44 & 15
+        return self.sources.hash(slot.key) >> 44 & 15 if self.shape.tries else 15
 
     def observing(self) -> bool:
         """Whether nobody is kissed."""
