@@ -173,10 +173,13 @@ class Running:
 
     def survey(self, surveyor: Surveyor) -> Survey:
         """What the sources do, by a sample of the table."""
-        classes = self._compiled(self.root()).classes
+        policy = self._compiled(self.root())
+        classes = policy.classes
         limits = Limits(
             [one.limit.emission_interval >> abi.GCRA_TAT_SHIFT for one in classes],
             [one.limit.burst_tolerance >> abi.GCRA_TAT_SHIFT for one in classes],
+            policy.kod_patience,
+            self.seed,
         )
         with self._words() as words:
             return surveyor.survey(words, limits, monotonic_ns())

@@ -97,12 +97,18 @@ def read_source(
         tat_ahead_seconds=(ahead << abi.GCRA_UNIT_SHIFT) / 1e9,
         excess_since_pass=abi.field(aux, abi.AUX_EXCESS_SHIFT, abi.AUX_EXCESS_BITS),
         unheeded=unheeded,
-        deaf=ago is not None and unheeded >= patience,
+        deaf=is_deaf(key, aux, now_ns, patience, seed),
         established=bool(abi.field(aux, abi.AUX_ESTABLISHED_SHIFT, abi.AUX_ESTABLISHED_BITS)),
         kod_seconds_ago=ago,
         control=control,
         held=part == abi.PART_TRIED and ago is not None and not unheeded and _is_settled(aux),
     )
+
+
+def is_deaf(key: int, aux: int, now_ns: int, patience: int, seed: tuple[int, int]) -> bool:
+    """Whether a source gets no KoD any more, since it did not heed those it got."""
+    deaf = _unheeded(aux, now_ns) >= patience
+    return deaf and abi.part(key, seed) != abi.PART_CONTROL
 
 
 def _is_settled(aux: int) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 
 from ntpguard import abi
-from ntpguard.sources import AUX, GCRA, IPV4_TAG, KEY, STAT, WORDS_PER_BUCKET, Words
+from ntpguard.sources import AUX, GCRA, IPV4_TAG, KEY, STAT, WORDS_PER_BUCKET, Words, is_deaf
 from ntpguard.words import Family
 
 MOST_BUCKETS = 1 << 14
@@ -30,14 +30,19 @@ LAST_SEEN = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 86400.0)  # s
 INTERVAL = (0.01, 0.1, 0.5, 1.0, 2.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # seconds
 REQUESTS = (1 << 32) - 1
 CLASS = abi.CLASSES - 1
+UNHEEDED = ((1 << abi.AUX_UNHEEDED_BITS) - 1) << abi.AUX_UNHEEDED_SHIFT
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Emission interval and burst tolerance of every class, gcra units."""
+    """Emission interval and burst tolerance of every class, gcra units; KoDs not heeded before a
+    source is deaf, and the hash's seed, by which some sources are never kissed.
+    """
 
     interval: Sequence[int]
     tolerance: Sequence[int]
+    patience: int
+    seed: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Survey:
     took_seconds: float
     looked_at: int  # sources
     limited: dict[Family, float]
+    deaf: float
     last_seen: Histogram
     interval: Histogram
 
@@ -88,7 +94,9 @@ class Surveyor:
         step = max(1, buckets // MOST_BUCKETS)
         now = now_ns >> abi.GCRA_UNIT_SHIFT
         seconds = now_ns / 1e9
+        most_unheeded = limits.patience << abi.AUX_UNHEEDED_SHIFT
         ages: list[float] = []
+        deaf = 0
         keys, requests = [], []
         for way in range(abi.WAYS):
             key, gcra, aux, stat = (
@@ -103,6 +111,8 @@ class Surveyor:
                 of = more & CLASS
                 ahead = (word >> abi.GCRA_TAT_SHIFT) - now
                 ages.append(max(0, limits.interval[of] - ahead) / UNITS_PER_SECOND)
+                if more & UNHEEDED >= most_unheeded:
+                    deaf += is_deaf(source, more, now_ns, limits.patience, limits.seed)
         snapshot = _Snapshot(seconds, keys, requests)
         interval = self._intervals(snapshot, step)
         self._remember(snapshot)
@@ -111,6 +121,7 @@ class Surveyor:
             took_seconds=time.monotonic() - begin,
             looked_at=len(ages),
             limited=_limited(words, limits, now),
+            deaf=float(deaf * step),
             last_seen=_histogram(LAST_SEEN, ages, 0, step),
             interval=interval,
         )

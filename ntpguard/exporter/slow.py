@@ -92,6 +92,11 @@ def _surveyed(survey: Survey) -> list[Metric]:
             ("family",),
             [((family.word,), count) for family, count in survey.limited.items()],
         ),
+        gauge(
+            "ntpguard_sources_deaf",
+            "Sources that get no more KoDs since they heeded none, of a sample of the table.",
+            samples=one(survey.deaf),
+        ),
         histogram(
             "ntpguard_source_last_seen_seconds",
             "Sources by the time since their last request within the limit.",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ntpguard import abi
+from ntpguard.exporter.kods import CLIENTS
 from ntpguard.kernel import bpffs, libbpf, maps
 from ntpguard.moments import monotonic_ns
 from ntpguard.policy.check import parse_policy
@@ -16,6 +17,7 @@ from tests import NTPGUARD
 from tests.bpf.guard import SECOND, part
 from tests.bpf.live import data, packets, told
 from tests.bpf.packets import IPV4, SERVER4, ntp
+from tests.bpf.test_exporter import scrape
 from tests.bpf.test_lifecycle import NAMES, ip, pytestmark, up, where
 
 __all__ = ["pytestmark", "where"]
@@ -81,6 +83,20 @@ def test_kissed_sources_are_compared_with_the_control_group(guard: Path) -> None
     assert lines[3].split() == ["chrony", "kissed", "70", "56", "(80%)", "14", "(20%)", "0", "(0%)"]
     assert "chrony   KoD helps: +20 % slow down (95 %: +5 to +33)" in lines
     assert "unknown  too few yet: 3 kissed, 0 control, 10 of each are needed" in lines
+
+
+def test_the_metrics_say_the_same(guard: Path) -> None:
+    note(guard, Group.KISSED, after=4, count=5)
+    note(guard, Group.CONTROL, after=64, count=2)
+    found = {k: v for k, v in scrape(guard).items() if "kod" in k or "deaf" in k}
+    name = 'ntpguard_kod_sources{change="%s",client="chrony",group="%s"}'
+    assert found[name % ("slowed", "kissed")] == 5
+    assert found[name % ("faster", "control")] == 2
+    assert sum(v for k, v in found.items() if k.startswith("ntpguard_kod_sources")) == 7
+    assert len([k for k in found if k.startswith("ntpguard_kod_sources")]) == len(CLIENTS) * 6
+    for one in ("ntpguard_kods_heeded_total", "ntpguard_kods_unheeded_total"):
+        assert found[one] == 0
+    assert found["ntpguard_sources_deaf"] == 0
 
 
 def test_a_guard_that_tried_nobody_yet_says_so(guard: Path) -> None:

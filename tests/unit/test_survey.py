@@ -13,7 +13,8 @@ UNIT = abi.GCRA_UNIT_SHIFT
 NOW = 1_000_000 * SECOND
 INTERVAL_UNITS = SECOND >> UNIT
 # of one a second, with a burst of 9
-LIMITS = Limits([INTERVAL_UNITS] * abi.CLASSES, [8 * INTERVAL_UNITS] * abi.CLASSES)
+SEED = (6, 7)
+LIMITS = Limits([INTERVAL_UNITS] * abi.CLASSES, [8 * INTERVAL_UNITS] * abi.CLASSES, 4, SEED)
 IPV6_KEY = 0x20010DB800000000
 
 
@@ -47,6 +48,22 @@ def test_when_sources_asked_last_and_which_are_over_their_limit() -> None:
     assert (seen[1.0], seen[64.0], sum(seen.values())) == (2, 1, 3)
     assert found.last_seen.sum == pytest.approx(63, abs=0.01)
     assert sum(found.interval.counts) == 0  # nothing to compare with yet
+
+
+def test_who_is_deaf_but_no_one_who_is_never_kissed() -> None:
+    keys = [abi.KEY_IPV4_TAG | n for n in range(500)]
+    kissed = next(one for one in keys if abi.part(one, SEED) != abi.PART_CONTROL)
+    control = next(one for one in keys if abi.part(one, SEED) == abi.PART_CONTROL)
+    words = table(64)
+    minute = (60 * SECOND) >> abi.KOD_UNIT_SHIFT
+    lately = (NOW >> abi.KOD_UNIT_SHIFT & 0xFFFF) - minute
+    for bucket, (key, unheeded, ago) in enumerate(
+        [(kissed, 4, 1), (kissed, 9, 1), (control, 4, 1), (kissed, 3, 1), (kissed, 4, 20)]
+    ):
+        put(words, bucket, key, ahead=0, requests=9)
+        kod = (lately - (ago - 1) * minute) & 0xFFFF
+        words[16 * bucket + 8] = unheeded << abi.AUX_UNHEEDED_SHIFT | kod << abi.AUX_KOD_TIME_SHIFT
+    assert Surveyor().survey(words, LIMITS, NOW).deaf == 2
 
 
 def test_how_often_sources_ask_is_told_from_the_last_five_minutes() -> None:
