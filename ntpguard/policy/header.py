@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ntpguard.abi import HEADER_BYTES
@@ -20,13 +21,13 @@ class Header:
 
     digits: str
 
-    @property
+    @cached_property
     def mask(self) -> bytes:
         """Ones where a bit is compared; 48 bytes."""
         mask = re.sub("[^?]", "f", self.digits).replace("?", "0")
         return bytes.fromhex(mask).ljust(HEADER_BYTES, b"\0")
 
-    @property
+    @cached_property
     def value(self) -> bytes:
         """What is compared with; 0 where nothing is; 48 bytes."""
         return bytes.fromhex(self.digits.replace("?", "0")).ljust(HEADER_BYTES, b"\0")

@@ -6,6 +6,7 @@ address may forge a header too.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from ntpguard.abi import HEADER_BYTES
 from ntpguard.policy.header import Header
@@ -29,9 +30,14 @@ class Shape:
 
     def fits(self, header: bytes, source_port: int) -> bool:
         """Whether a whole header has this shape."""
+        return any(header[TRANSMIT:]) == self.transmits and matches(
+            self._signature, header, source_port
+        )
+
+    @cached_property
+    def _signature(self) -> SignaturePolicy:
         digits = self.begins.replace(" ", "").ljust(2 * TRANSMIT, "0")
-        one = SignaturePolicy(self.client, Header(digits), None, self.fraction)
-        return any(header[TRANSMIT:]) == self.transmits and matches(one, header, source_port)
+        return SignaturePolicy(self.client, Header(digits), None, self.fraction)
 
 
 SHAPES = (
@@ -62,8 +68,8 @@ def matches(one: SignaturePolicy, header: bytes, source_port: int) -> bool:
     if one.source_port not in (None, source_port) or len(header) != HEADER_BYTES:
         return False
     if one.header:
-        masked = bytes(a & b for a, b in zip(header, one.header.mask, strict=True))
-        if masked != one.header.value:
+        mask, value = (int.from_bytes(b, "big") for b in (one.header.mask, one.header.value))
+        if int.from_bytes(header, "big") & mask != value:
             return False
     fraction = int.from_bytes(header[TRANSMIT + 4 :], "big")
     if one.fraction == "microseconds":
