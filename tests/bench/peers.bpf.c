@@ -28,6 +28,7 @@ struct inputs inputs;
 #include "../../bpf/policy.h"
 #include "../../bpf/kod.h"
 #include "../../bpf/account.h"
+#include "../../bpf/trial.h"
 #include "../../bpf/limit.h"
 
 SEC("xdp")
@@ -153,7 +154,8 @@ static __always_inline void limit_lru(const struct running *running, const struc
 		decide(decision, VERDICT_PASS, REASON_CONFORM);
 		aux = AUX_SET(aux, EXCESS, 0);
 	} else {
-		aux = excess(running, request, chance(running->local), aux, decision);
+		aux = excess(running, request, chance(running->local),
+			     source->stat >> STAT_REQUESTS_SHIFT, aux, decision);
 		once |= 1ULL << STAT_EXCESS_SHIFT;
 	}
 	__sync_fetch_and_add(&source->stat, once);

@@ -66,6 +66,7 @@ def xdp(name: str, *, sweep: bool = True, buckets: int = 1) -> Subject:
                         ipv4_mask=0xFFFFFFFF,
                         ipv4_prefix=32,
                         ipv6_mask=abi.U64,
+                        test=abi.TEST_NO_TRIAL,
                     )
                 )
             )
