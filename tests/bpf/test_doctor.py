@@ -334,7 +334,8 @@ def test_a_missing_libbpf_is_told_with_the_package(where: Path) -> None:
 
 
 def test_without_bcc_trace_is_said_not_to_work(where: Path, tmp_path: Path) -> None:
-    bcc = pytest.importorskip("bcc")
+    import bcc
+
     wrap = over(str(tmp_path), str(Path(bcc.__file__).parent))
     _, found = doctor("doctor", GUARDED, wrap=wrap)
     assert seen(found, "trace")[::2] == ("warn", "apt-get install python3-bpfcc")

@@ -28,7 +28,6 @@ from tests.lab.lab import (
 )
 from tests.lab.test_lab import POLICY, pytestmark, up
 
-pytest.importorskip("bcc", reason="apt install python3-bpfcc")
 __all__ = ["pytestmark"]
 TRACE = "from ntpguard.trace import run; run(None, lambda line: print(line, flush=True))"
 BLOCK = POLICY + '[[class]]\nname = "all"\nprefixes = ["0.0.0.0/0"]\naction = "block"\n'

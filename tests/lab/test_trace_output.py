@@ -14,7 +14,6 @@ from tests.lab.lab import CLIENT4, SERVER, Lab, inside
 from tests.lab.test_lab import pytestmark, up
 from tests.lab.test_trace import requests
 
-pytest.importorskip("bcc", reason="apt install python3-bpfcc")
 __all__ = ["pytestmark"]
 
 
