@@ -286,13 +286,15 @@ class Running:
         """What the sources in the trial of KoDs did."""
         info = libbpf.map_info(self._maps["trials"])
         found = libbpf.map_items(self._maps["trials"], 8, info.value_size, info.max_entries)
-        interval = self._compiled(self.root()).kod_interval << abi.KOD_UNIT_SHIFT
+        policy, now_ns = self._compiled(self.root()), monotonic_ns()
         with self._words() as words:
-            return trials.outcomes(found, partial(self._requests, words), monotonic_ns(), interval)
 
-    def _requests(self, words: "memoryview[int]", key: int) -> int | None:
-        slot = self._slot(words, key)
-        return slot[3] >> abi.STAT_REQUESTS_SHIFT if slot else None
+            def seen(key: int) -> trials.Seen | None:
+                slot = self._slot(words, key)
+                return trials.seen(slot, policy, now_ns) if slot else None
+
+            interval = policy.kod_interval << abi.KOD_UNIT_SHIFT
+            return trials.outcomes(found, seen, now_ns, interval)
 
     def heeding(self) -> abi.KodCounters:
         """KoDs heeded and not, summed over the CPUs."""
