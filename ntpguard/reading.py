@@ -211,12 +211,14 @@ class Running:
         if sort == "last":
             return self._last(count)
         read = self._reader()
+        more = SPARE + (count // 4 if sort == "kod" else 0)  # one in 16 was never sent any
         with self._words() as words:
             found = (
                 sources.read_slot(words, bucket, way, self.seed)
-                for bucket, way in sources.busiest(words, count + SPARE, sort, monotonic_ns())
+                for bucket, way in sources.busiest(words, count + more, sort, monotonic_ns())
             )
-            return [read(slot) for slot in islice(filter(None, found), count)]
+            told = (one for one in map(read, filter(None, found)) if sort != "kod" or one.unheeded)
+            return list(islice(told, count))
 
     def top_prefixes(self, count: int, sort: str) -> list[Group]:
         """The prefixes (sources.PREFIX_LENGTHS) whose sources have the most requests or excess."""
@@ -284,13 +286,15 @@ class Running:
         """What the sources in the trial of KoDs did."""
         info = libbpf.map_info(self._maps["trials"])
         found = libbpf.map_items(self._maps["trials"], 8, info.value_size, info.max_entries)
-        interval = self._compiled(self.root()).kod_interval << abi.KOD_UNIT_SHIFT
+        policy, now_ns = self._compiled(self.root()), monotonic_ns()
         with self._words() as words:
-            return trials.outcomes(found, partial(self._requests, words), monotonic_ns(), interval)
 
-    def _requests(self, words: "memoryview[int]", key: int) -> int | None:
-        slot = self._slot(words, key)
-        return slot[3] >> abi.STAT_REQUESTS_SHIFT if slot else None
+            def seen(key: int) -> trials.Seen | None:
+                slot = self._slot(words, key)
+                return trials.seen(slot, policy, now_ns) if slot else None
+
+            interval = policy.kod_interval << abi.KOD_UNIT_SHIFT
+            return trials.outcomes(found, seen, now_ns, interval)
 
     def heeding(self) -> abi.KodCounters:
         """KoDs heeded and not, summed over the CPUs."""

@@ -16,6 +16,7 @@ from math import sqrt
 
 from ntpguard import abi
 from ntpguard.policy.shapes import clients
+from ntpguard.sources import Slot
 from ntpguard.words import Group, Word
 
 Z = 1.959964  # 95 %, two-sided
@@ -43,6 +44,16 @@ class Outcome:
     client: str
     group: Group
     change: Change | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a source's slot says: requests, and when the last within the limit was (up to a burst's
+    time too late).
+    """
+
+    requests: int
+    last_ns: int
 
 
 @dataclass(frozen=True)
@@ -116,13 +127,12 @@ def newcombe(count: int, of: int, less: int, less_of: int) -> tuple[float, float
     )
 
 
-def change_of(
-    trial: abi.Trial, requests: int | None, now_ns: int, interval_ns: int
-) -> Change | None:
+def change_of(trial: abi.Trial, seen: Seen | None, now_ns: int, interval_ns: int) -> Change | None:
     """What the source did; None: it has not been told yet, or was watched for too short a time.
 
-    `requests`: its slot's count, None if it has no slot. A source loses its slot, or has got
-    another one and its count begins anew, only after it was idle: it slowed down.
+    `seen`: None if it has no slot. A source loses its slot, or has got another one and its count
+    begins anew, only after it was idle: it slowed down. One that stopped asking when its trial was
+    long over is told by what it did until then: in the control group, an end was noted.
     """
     if not trial.kod_ns or trial.kod_ns <= trial.begin_ns:
         return None
@@ -130,10 +140,11 @@ def change_of(
         end_ns, count = int(trial.end_ns), int(trial.end_requests)
     elif now_ns - trial.kod_ns < max(WATCHED_SECONDS * NANOSECONDS, 2 * interval_ns):
         return None
-    elif requests is None:
+    elif seen is None:
         return Change.SLOWED
     else:
-        end_ns, count = now_ns, requests
+        stayed = seen.last_ns - trial.kod_ns >= 2 * interval_ns
+        end_ns, count = seen.last_ns if stayed else now_ns, seen.requests
     if count <= trial.kod_requests:
         return Change.SLOWED
     before = (trial.kod_requests - trial.begin_requests) / (trial.kod_ns - trial.begin_ns)
@@ -149,19 +160,28 @@ def client_of(trial: abi.Trial) -> str:
     return found[0] if found else UNKNOWN
 
 
+def seen(slot: Slot, policy: abi.Policy, now_ns: int) -> Seen:
+    """What a slot says of the source's requests."""
+    _, gcra, aux, stat = slot
+    own = policy.classes[abi.field(aux, abi.AUX_CLASS_SHIFT, abi.AUX_CLASS_BITS)]
+    interval = own.limit.emission_interval >> abi.GCRA_TAT_SHIFT
+    last = (gcra >> abi.GCRA_TAT_SHIFT) - interval << abi.GCRA_UNIT_SHIFT
+    return Seen(stat >> abi.STAT_REQUESTS_SHIFT, min(last, now_ns))
+
+
 def outcomes(
     items: Iterable[tuple[bytes, bytes]],
-    requests_of: Callable[[int], int | None],
+    seen_of: Callable[[int], Seen | None],
     now_ns: int,
     interval_ns: int,
 ) -> list[Outcome]:
-    """Of what the map of trials holds; `requests_of` a source's key, as `change_of` has it."""
+    """Of what the map of trials holds; `seen_of` says what the source of a key did since."""
     found = []
     for key, raw in items:
         trial = abi.Trial.from_buffer_copy(raw)
         ended = trial.end_ns or not trial.kod_ns
-        requests = None if ended else requests_of(int.from_bytes(key, "little"))
-        change = change_of(trial, requests, now_ns, interval_ns)
+        own = None if ended else seen_of(int.from_bytes(key, "little"))
+        change = change_of(trial, own, now_ns, interval_ns)
         found.append(Outcome(client_of(trial), Group(trial.group), change))
     return found
 

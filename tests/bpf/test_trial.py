@@ -219,9 +219,10 @@ def population(kinds: dict[bytes, str], each: int) -> list[Outcome]:
             told |= one.run(frame)[0] == abi.Xdp.TX
             pause = chance.uniform(1.5, 2.5) * (LONGER[kind] if told else 1)
             heapq.heapreplace(due, (at + pause, number, told))
-        requests = {key: stat >> abi.STAT_REQUESTS_SHIFT for key, _, _, stat in one.slots()}
+        now = one.inputs.clock_ns
+        found = {slot[0]: trials.seen(slot, one.policy[0], now) for slot in one.slots()}
         items = libbpf.map_items(one.object.map_fd("trials"), 8, abi.size(abi.Trial), 16384)
-        return trials.outcomes(items, requests.get, one.inputs.clock_ns, INTERVAL)
+        return trials.outcomes(items, found.get, now, INTERVAL)
 
 
 def test_what_kod_tells_of_a_population_is_true() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from ntpguard import abi
-from ntpguard.trials import Change, Comparison, change_of, newcombe, together, wilson
+from ntpguard.trials import Change, Comparison, Seen, change_of, newcombe, seen, together, wilson
 from ntpguard.words import Group
 
 SECOND = 10**9
@@ -105,17 +105,35 @@ def trial(end: tuple[int, int] = (0, 0), **changes: int) -> abi.Trial:
 def test_a_source_is_told_by_its_rate_before_and_after(
     requests: int | None, change: Change
 ) -> None:
-    assert change_of(trial(), requests, 117 * SECOND, INTERVAL) == change
+    own = None if requests is None else Seen(requests, 117 * SECOND)
+    assert change_of(trial(), own, 117 * SECOND, INTERVAL) == change
 
 
 def test_a_source_is_told_when_its_trial_is_over_or_a_minute_later() -> None:
-    assert change_of(trial(kod_ns=0), 99, 500 * SECOND, INTERVAL) is None
+    assert change_of(trial(kod_ns=0), Seen(99, 0), 500 * SECOND, INTERVAL) is None
     assert change_of(trial(), None, 80 * SECOND, INTERVAL) is None
     assert change_of(trial(), None, 81 * SECOND, INTERVAL) == Change.SLOWED
     assert change_of(trial(), None, 81 * SECOND, 60 * SECOND) is None
     # what it does afterwards changes nothing
     assert change_of(trial((49, 20 + 32)), None, 9999 * SECOND, INTERVAL) == Change.SAME
-    assert change_of(trial((49, 20 + 64)), 20, 9999 * SECOND, INTERVAL) == Change.FASTER
+    assert change_of(trial((49, 20 + 64)), Seen(20, 0), 9999 * SECOND, INTERVAL) == Change.FASTER
+
+
+def test_who_goes_away_long_after_its_trial_is_told_by_what_it_did_until_then() -> None:
+    """Else, who came within its limit after a KoD would be told slower than who had an end."""
+    assert change_of(trial(), Seen(20 + 60, 117 * SECOND), 9999 * SECOND, INTERVAL) == Change.SAME
+    assert change_of(trial(), Seen(20 + 31, 48 * SECOND), 9999 * SECOND, INTERVAL) == Change.SLOWED
+
+
+def test_when_a_source_asked_last_is_told_from_its_slot() -> None:
+    policy = abi.Policy()
+    units = SECOND >> abi.GCRA_UNIT_SHIFT
+    policy.classes[3].limit.emission_interval = 8 * units << abi.GCRA_TAT_SHIFT
+    for tat, last in ((58, 50), (70, 60)):
+        slot = (1, tat * units << abi.GCRA_TAT_SHIFT, 3, 7 << abi.STAT_REQUESTS_SHIFT)
+        found = seen(slot, policy, 60 * SECOND)
+        assert found.requests == 7
+        assert found.last_ns == pytest.approx(last * SECOND, abs=SECOND // 1000)
 
 
 def test_where_a_kod_does_nothing_few_differences_are_shown() -> None:
