@@ -252,7 +252,6 @@ def _library() -> Any:
             raise NtpguardError(f"libbpf.so.1: no {name}: libbpf 1.0 or newer is needed") from None
         function.restype = result
         function.argtypes = arguments
-    library.libbpf_set_print(ctypes.cast(_print, c_void_p))
     return library
 
 
@@ -284,6 +283,14 @@ def _check(result: int, what: str) -> int:
     return result
 
 
+def _listening() -> Any:
+    """The library, from now on telling us: bcc, which may share it, takes its messages for itself."""
+    library = _library()
+    _messages.clear()
+    library.libbpf_set_print(ctypes.cast(_print, c_void_p))
+    return library
+
+
 def _tail() -> str:
     lines = [line for line in _messages if line.strip()][-LOG_TAIL_LINES:]
     return "".join(f"\n  {line}" for line in lines)
@@ -294,8 +301,7 @@ class Object:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        _messages.clear()
-        library = _library()
+        library = _listening()
         with uninterrupted():  # an exception inside _collect would be lost
             pointer = library.bpf_object__open_file(os.fsencode(path), None)
         if not pointer:
@@ -380,9 +386,9 @@ class Object:
 
         Raises BpfError with the end of the verifier's log.
         """
-        _messages.clear()
+        library = _listening()
         with uninterrupted():  # as above
-            result = _library().bpf_object__load(self._pointer)
+            result = library.bpf_object__load(self._pointer)
         if result < 0:
             detail = "" if result == -errno.EPERM else _tail()
             raise _failed("loading the BPF program", -result, detail)
