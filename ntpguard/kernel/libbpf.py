@@ -284,7 +284,7 @@ def _check(result: int, what: str) -> int:
 
 
 def _listening() -> Any:
-    """The library, from now on telling us: bcc, which may share it, takes its messages for itself."""
+    """The library, from now on telling us: bcc, which may share it, takes all messages."""
     library = _library()
     _messages.clear()
     library.libbpf_set_print(ctypes.cast(_print, c_void_p))
