@@ -54,7 +54,7 @@ demo: setup
 lab: setup
 	tests/private $(PYTHON) -m pytest tests/lab
 
-# in two parts, each two files or one at a time: see tests/run.py
+# in two parts, three files or one at a time: see tests/run.py
 test: setup
 	$(PYTHON) -m tests.run
 

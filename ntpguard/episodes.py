@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ntpguard import state
-from ntpguard.errors import NtpguardError
+from ntpguard.errors import NtpguardError, PermissionNeeded
 from ntpguard.moments import rfc3339
 from ntpguard.words import Verdict
 
@@ -276,6 +276,10 @@ def load() -> Kept | None:
         )
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise PermissionNeeded(
+            f"{path()}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
+        ) from None
     except OSError as error:
         raise NtpguardError(f"{path()}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,7 @@
 """Runs the tests in parts, all of them even if one fails, and sums them up: what `make test` calls.
 
-Two files at a time, each process in namespaces of its own; then, alone, what floods a daemon.
+Three files at a time, each process in namespaces of its own: they wait for the kernel more than they
+compute. Then, alone, what floods a daemon.
 """
 
 import subprocess
@@ -24,13 +25,13 @@ class Part:
 
 
 TESTS = {
-    "together": Part(2, ("tests/unit", "tests/bpf", "tests/model", "tests/attack")),
+    "together": Part(3, ("tests/unit", "tests/bpf", "tests/model", "tests/attack")),
     "alone": Part(1, ("tests/lab", "tests/bench")),
 }
 # what depends on click, prometheus-client, pyroute2 or rich
 NEWEST = {
     "newest libraries": Part(
-        2,
+        3,
         (
             "tests/unit/test_cli.py",
             "tests/unit/test_daemon.py",

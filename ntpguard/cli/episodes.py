@@ -19,6 +19,8 @@ from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy
 from ntpguard.words import Verdict
 
+NONE = "no episode is kept: ntpguard run watches for them"
+
 
 @click.group(invoke_without_command=True)
 @click.pass_context
@@ -36,7 +38,7 @@ def list_(context: Context, count: int) -> None:
 
     `ntpguard run` watches for them: 60 seconds of excess, or 10,000 requests in excess.
     """
-    found = _load(context)
+    found = kept.load() or Kept()
     both = [*sorted(found.open, key=lambda one: -one.start), *found.ended]
     shown = both[:count]
     rows = [
@@ -53,7 +55,7 @@ def list_(context: Context, count: int) -> None:
         for one in shown
     ]
     head = ("SOURCE", "START", "FOR", "", "REQUESTS", "PEAK/s", "KOD", "CLIENT")
-    lines = list(columns(head, rows)) if rows else ["no episode"]
+    lines = list(columns(head, rows)) if rows else [NONE]
     if len(both) > count:
         lines.append(f"{len(both) - count} more: ntpguard episodes list -n {len(both)}")
     context.emit([_data(one) for one in shown], lines)
@@ -72,7 +74,7 @@ def report(context: Context, source: str) -> None:
         address if length is None else f"{address}/{length}", strict=False
     )
     own = _own(context)
-    kept_ones = _load(context)
+    kept_ones = kept.load() or Kept()
     found = [
         one
         for one in (*kept_ones.open, *kept_ones.ended)
@@ -117,14 +119,6 @@ def _is_of(asked: Any, source: Any) -> bool:
     return bool(
         asked.version == source.version and (asked.subnet_of(source) or source.subnet_of(asked))
     )
-
-
-def _load(context: Context) -> Kept:
-    found = kept.load()
-    if found is None:
-        context.message("no episode is kept yet: ntpguard run watches for them")
-        return Kept()
-    return found
 
 
 def _data(one: Episode) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Episodes of abuse, from the packets to the report: a daemon, and what it keeps."""
 
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -10,14 +11,16 @@ from click.testing import CliRunner
 
 from ntpguard import episodes
 from ntpguard.cli import main
+from ntpguard.cli.episodes import NONE
 from ntpguard.daemon.guarding import Log
 from ntpguard.daemon.watching import LINES_A_MINUTE, Watching
 from ntpguard.episodes import AT_ONCE, Kept
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
 from ntpguard.policy.check import parse_policy
+from tests import NTPGUARD
 from tests.bpf.daemon import POLICY, running, wait_for
-from tests.bpf.live import data, packets, told
-from tests.bpf.packets import CLIENT4, IPV4, IPV6
+from tests.bpf.live import data, told
+from tests.bpf.packets import CLIENT4, IPV4, IPV6, Frame
 from tests.bpf.test_exporter import scrape
 from tests.bpf.test_lifecycle import NAMES, pytestmark, up, where
 
@@ -26,10 +29,19 @@ __all__ = ["pytestmark", "where"]
 OFTEN = (
     sys.executable,
     "-c",
-    "from ntpguard.daemon import loop; loop.WATCH_SECONDS = 0.2; from ntpguard.cli import main; main()",
+    "from ntpguard.daemon import loop, watching; loop.WATCH_SECONDS = watching.SAVE_SECONDS = 0.2; from ntpguard.cli import main; main()",
 )
 FIRST = 198 << 24 | 18 << 16
 STRICT = 'mode = "enforce"\n[sources]\ncapacity = 65536\n[limit]\nrate = "1/minute"\nburst = 2\n'
+
+
+def burst(where: Path, frame: Frame, count: int) -> None:
+    """The same frame again and again."""
+    own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
+    raw = bytes(frame.but(destination_mac=interfaces.interface(NAMES[0]).mac))
+    with maps.descriptor(own / "program") as program:
+        for _ in range(count):
+            libbpf.test_run(program, raw)
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +51,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_flood_is_logged_listed_and_reported(where: Path, tmp_path: Path) -> None:
-    assert told("episodes").startswith("no episode is kept yet")
-    with running(tmp_path, policy=POLICY, command=OFTEN) as one, packets(where) as send:
-        for _ in range(100):
-            send(IPV4)
+    assert told("episodes") == NONE + "\n"
+    with running(tmp_path, policy=POLICY, command=OFTEN) as one:
+        burst(where, IPV4, 100)
         time.sleep(0.5)
-        for _ in range(AT_ONCE + 100):
-            send(IPV4)
+        burst(where, IPV4, AT_ONCE + 100)
         one.logs(f"abuse begins: {CLIENT4} at up to ")
         (found,) = data("episodes")
         assert found["source"] == f"{CLIENT4}" and found["end"] is None
@@ -64,10 +74,9 @@ def test_a_flood_is_logged_listed_and_reported(where: Path, tmp_path: Path) -> N
         metrics = scrape(where)
         assert metrics["ntpguard_episodes_total"] == metrics["ntpguard_episodes_open"] == 1
     # what it kept goes on after a restart
-    with running(tmp_path, policy=POLICY, command=OFTEN), packets(where) as send:
+    with running(tmp_path, policy=POLICY, command=OFTEN):
         for _ in range(3):
-            for _ in range(50):
-                send(IPV4)
+            burst(where, IPV4, 50)
             time.sleep(0.3)
         wait_for(lambda: data("episodes")[0]["requests"] > found["requests"], "it grows")
         assert len(data("episodes")) == 1
@@ -78,7 +87,15 @@ def test_a_source_without_an_episode_is_an_error_that_says_so() -> None:
     done = CliRunner().invoke(main, ["episodes", "report", "203.0.113.99"])
     assert done.exit_code == 1
     assert "203.0.113.99: no episode of it is kept: ntpguard episodes lists them" in done.output
-    assert told("episodes") == "no episode\n"
+    assert told("episodes") == NONE + "\n"
+
+
+def test_who_may_not_read_them_is_told_what_it_needs(state: Path) -> None:
+    episodes.save(Kept())
+    nobody = ("setpriv", "--reuid=65534", "--clear-groups")
+    done = subprocess.run([*nobody, NTPGUARD, "episodes"], capture_output=True, text=True)
+    assert done.returncode == 5
+    assert "CAP_DAC_OVERRIDE (root) is needed: try sudo" in done.stderr
 
 
 def test_a_damaged_file_is_set_aside_and_the_command_says_what_to_do(
@@ -129,14 +146,11 @@ def test_a_full_disk_is_told_once_and_stops_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ntpguard.state.os.fsync", full)
-    with packets(where) as send:
-        for _ in range(100):
-            send(IPV6)
+    burst(where, IPV6, 100)
+    watching.look()
+    for _ in range(3):
+        burst(where, IPV6, AT_ONCE + 100)
         watching.look()
-        for _ in range(3):
-            for _ in range(AT_ONCE + 100):
-                send(IPV6)
-            watching.look()
     assert warnings == [f"{episodes.path()}: cannot keep episodes: No space left on device"]
 
 
