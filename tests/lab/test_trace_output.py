@@ -24,10 +24,10 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield one
 
 
-def traced(output: str) -> list[Any]:
+def traced(output: str, *only: str) -> list[Any]:
     """The objects printed while seven requests find no daemon, until SIGINT."""
     process = subprocess.Popen(
-        inside(SERVER, NTPGUARD, "-o", output, "trace"),
+        inside(SERVER, NTPGUARD, "-o", output, "trace", *only),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,3 +57,12 @@ def test_json_is_the_sum(lab: Lab) -> None:
     (shown,) = traced("json")
     assert shown["schema"] == 1
     assert (shown["data"]["packets"], shown["data"]["shown"]) == (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("only", "packets"), [(CLIENT4, 7), ("198.51.100.0/24", 7), ("203.0.113.0/24", 0)]
+)
+def test_only_the_source_that_is_asked_for_is_traced(lab: Lab, only: str, packets: int) -> None:
+    (shown,) = traced("json", only)
+    assert shown["data"]["packets"] == packets
+    assert shown["data"]["read"] is None  # a socket does not tell whose datagram it gave
