@@ -116,11 +116,12 @@ class Surveyor:
         snapshot = _Snapshot(seconds, keys, requests)
         interval = self._intervals(snapshot, step)
         self._remember(snapshot)
+        limited = _limited(words, limits, now)
         return Survey(
             monotonic_seconds=seconds,
             took_seconds=time.monotonic() - begin,
             looked_at=len(ages),
-            limited=_limited(words, limits, now),
+            limited=limited,
             deaf=float(deaf * step),
             last_seen=_histogram(LAST_SEEN, ages, 0, step),
             interval=interval,
