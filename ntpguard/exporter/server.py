@@ -32,6 +32,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     request_queue_size = MOST_CONNECTIONS
+    page: Page
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._open: dict[socket.socket, None] = {}  # the oldest first
@@ -48,6 +49,13 @@ class _Server(ThreadingMixIn, WSGIServer):
         """As HTTPServer's, but for the reverse DNS."""
         TCPServer.server_bind(self)
         self.named()
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """And takes the page's samples: in a thread that begins now, since the daemon has given its
+        capabilities away meanwhile, and a thread keeps those that it began with.
+        """
+        self.page.watch()
+        super().serve_forever(poll_interval)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serves a connection in a thread of its own."""
@@ -81,13 +89,11 @@ class _Handler(WSGIRequestHandler):
         """A scrape is no news."""
 
 
-def application(bpffs: Path) -> Callable[..., Iterable[bytes]]:
+def application(bpffs: Path, page: Page) -> Callable[..., Iterable[bytes]]:
     """The WSGI application: /metrics, /-/healthy, /-/ready, and a landing page on /."""
     registry = CollectorRegistry()
     registry.register(GuardCollector(bpffs))
     metrics = make_wsgi_app(registry)
-    page = Page(bpffs)
-    page.watch()
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -153,7 +159,8 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
             server = kind((host, int(port)), _Handler)
         except OSError as error:
             raise NtpguardError(f"{listen}: cannot listen: {error.strerror}: try another") from None
-    server.set_app(application(bpffs))
+    server.page = Page(bpffs)
+    server.set_app(application(bpffs, server.page))
     return server
 
 

@@ -344,9 +344,11 @@ def test_metrics_are_served_and_a_port_in_use_is_a_warning(where: Path, tmp_path
         assert status() == (0, [])
 
 
-def test_it_keeps_the_capabilities_that_it_needs(where: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("listen", ["none", "127.0.0.1:9721"])
+def test_it_keeps_the_capabilities_that_it_needs(where: Path, tmp_path: Path, listen: str) -> None:
     mask = f"{sum(1 << number for number in NEEDED.values()):016x}"
-    with running(tmp_path) as one:
+    ip("link", "set", "lo", "up")
+    with running(tmp_path, "--listen", listen) as one:
         for task in Path(f"/proc/{one.process.pid}/task").iterdir():
             text = (task / "status").read_text()
             sets = dict(re.findall(r"^(Cap\w+):\t(\w+)$", text, re.M))
