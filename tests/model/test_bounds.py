@@ -97,7 +97,10 @@ def test_a_source_passes_no_more_than_its_limit(programs: Programs) -> None:
 
 
 def test_kods_are_bounded_in_total_and_per_source(programs: Programs) -> None:
+    sent = 0  # with some seed: the few that are granted may all be a control source's
+
     def judge(seed: int) -> None:
+        nonlocal sent
         random = Random(seed)
         total = Bound(random_limit(random), random.choice((1, 4, 64)))
         policy = replace(quiet_policy(SLOW), kod=total, kod_interval=random.choice((1, 10)))
@@ -111,9 +114,10 @@ def test_kods_are_bounded_in_total_and_per_source(programs: Programs) -> None:
             if crowd.send(host) == Xdp.TX:
                 kods.grant(crowd.clock_ns)
                 per_source[host].grant(crowd.clock_ns)
-        assert kods.count
+        sent += kods.count
 
     for_seeds(20, judge)
+    assert sent
 
 
 def test_sources_without_a_slot_pass_no_more_than_the_newcomers_bound(programs: Programs) -> None:
