@@ -8,11 +8,12 @@ Everything is bounded, whatever the attack: sources watched, episodes open and k
 room is counted.
 """
 
+import ipaddress
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import islice
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,20 @@ class Sight:
     ttl: int
     header: str  # hex
     clients: tuple[str, ...]  # that send such a header
+    observed: bool = False  # in mode observe: what is over the limit passes
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Of one source. Times are seconds since 1970, rates requests a second."""
+    """Of one source. Times are seconds since 1970, rates requests a second; how many seconds it has
+    lasted is told by a clock that nobody sets.
+    """
 
     source: str
     start: float
     last: float  # excess
     end: float | None = None
+    seconds: float = 0.0
     requests: int = 0
     excess: int = 0
     peak_per_second: float = 0.0
@@ -70,11 +75,7 @@ class Episode:
     ttls: tuple[int, ...] = ()
     header: str = ""
     clients: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """How long it has gone on."""
-        return max(0.0, self.last - self.start)
+    observed: bool = False
 
     @property
     def per_second(self) -> float:
@@ -86,7 +87,7 @@ class Episode:
         found = []
         if self.requests > 1 and self.seconds / self.requests < SHORTEST_POLL:
             found.append("1: it polled more often than every 15 seconds")
-        refused = self.sampled[Verdict.DROP] > self.sampled[Verdict.PASS]
+        refused = not self.observed and self.sampled[Verdict.DROP] > self.sampled[Verdict.PASS]
         if refused and self.seconds >= LASTS_SECONDS and self.last_per_second > self.per_second / 2:
             found.append("2: it did not back off when most of its requests were not answered")
         if self.unheeded:
@@ -111,7 +112,11 @@ class _Watched:
 
     episode: Episode
     before: Sight
+    # by the clock that nobody sets
+    begun: float  # before, it had lasted `lasted` seconds
     seen: float
+    last: float
+    lasted: float = 0.0
     is_open: bool = False
     untold: bool = False
 
@@ -125,17 +130,22 @@ class Book:
     kept: Kept = field(default_factory=Kept)
     _watched: dict[str, _Watched] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def go_on(self, steady: float) -> None:
+        """With the episodes that were open when it was kept, from `steady` on."""
         for one in self.kept.open:
             blank = Sight(one.source, 0, 0, 0, False, (0, 0, 0), 0, 0, "", ())
-            self._watched[one.source] = _Watched(one, blank, 0.0, is_open=True)
+            self._watched[one.source] = _Watched(
+                one, blank, steady, steady, steady, one.seconds, is_open=True
+            )
 
     def sources(self) -> set[str]:
         """Those that are watched: to be looked at again."""
         return set(self._watched)
 
-    def look(self, now: float, sights: Iterable[Sight]) -> list[str]:
-        """Takes note of what is seen; returns what is to be logged."""
+    def look(self, now: float, steady: float, sights: Iterable[Sight]) -> list[str]:
+        """Takes note of what is seen; returns what is to be logged. `now`: seconds since 1970;
+        `steady`: of a clock that nobody sets.
+        """
         lines = []
         new = []
         opened = sum(one.is_open for one in self._watched.values())
@@ -144,7 +154,7 @@ class Book:
             if one is None:
                 new.append(sight)
                 continue
-            self._grow(one, now, sight)
+            self._grow(one, now, steady, sight)
             if not one.is_open and _is_long_enough(one.episode):
                 if opened < MOST_OPEN:
                     opened += 1
@@ -152,9 +162,9 @@ class Book:
                 elif not one.untold:
                     one.untold = True
                     self.kept = replace(self.kept, untold=self.kept.untold + 1)
-        self._begin(now, new)
+        self._begin(now, steady, new)
         for source, one in list(self._watched.items()):
-            quiet = now - one.episode.last
+            quiet = steady - one.last
             if one.is_open and quiet >= QUIET_SECONDS:
                 lines.append(self._end(one))
                 del self._watched[source]
@@ -164,35 +174,40 @@ class Book:
         self.kept = replace(self.kept, written=now, open=tuple(going_on))
         return lines
 
-    def _begin(self, now: float, new: list[Sight]) -> None:
-        """Watches more sources; those that have done next to nothing make room."""
+    def _begin(self, now: float, steady: float, new: list[Sight]) -> None:
+        """Watches more sources; those that have done next to nothing make room: first those that
+        were not seen again, as forged ones are not.
+        """
         room = MOST_WATCHED - len(self._watched)
         if len(new) > room:
-            idle = (
-                source
+            idle = [
+                (one.seen == steady, one.episode.excess, source)
                 for source, one in self._watched.items()
                 if not one.is_open and one.episode.excess < LEAST_EXCESS
-            )
-            for source in list(islice(idle, len(new) - room)):
+            ]
+            for _, _, source in nsmallest(len(new) - room, idle):
                 del self._watched[source]
         for sight in new[: MOST_WATCHED - len(self._watched)]:
-            self._watched[sight.source] = _Watched(Episode(sight.source, now, now), sight, now)
+            episode = Episode(sight.source, now, now)
+            self._watched[sight.source] = _Watched(episode, sight, steady, steady, steady)
 
-    def _grow(self, one: _Watched, now: float, sight: Sight) -> None:
-        before, elapsed = one.before, now - one.seen
-        one.before, one.seen = sight, now
+    def _grow(self, one: _Watched, now: float, steady: float, sight: Sight) -> None:
+        before, elapsed = one.before, steady - one.seen
+        one.before, one.seen = sight, steady
         if not before.requests:  # what it did before we looked is not known
             return
         requests = sight.requests - before.requests & COUNTER
         excess = sight.excess - before.excess & COUNTER
-        if excess > requests or not excess:  # another slot, or none of it
+        if requests > COUNTER // 2 or excess > requests or not excess:  # another slot, or none
             return
+        one.last = steady
         rate = requests / max(0.001, elapsed)
         old = one.episode
         ttls = old.ttls if sight.ttl in old.ttls else (*old.ttls, sight.ttl)[:MOST_TTLS]
         one.episode = replace(
             old,
             last=now,
+            seconds=one.lasted + steady - one.begun,
             requests=old.requests + requests,
             excess=old.excess + excess,
             peak_per_second=max(old.peak_per_second, rate),
@@ -204,6 +219,7 @@ class Book:
             ttls=ttls,
             header=sight.header,
             clients=sight.clients,
+            observed=old.observed or sight.observed,
         )
 
     def _open(self, one: _Watched) -> str:
@@ -261,12 +277,16 @@ def save(kept: Kept) -> None:
         raise NtpguardError(f"{path()}: cannot keep episodes: {error.strerror}") from None
 
 
+class Damaged(NtpguardError):
+    """The file is not one of this version's."""
+
+
 def load() -> Kept | None:
-    """What is kept; None: nothing yet. Raises NtpguardError if it cannot be read, or is damaged."""
+    """What is kept; None: nothing yet. Raises Damaged, NtpguardError if it cannot be read."""
     try:
         data = json.loads(path().read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
-            raise NtpguardError(f"{path()}: written by another version: move it away")
+            raise Damaged(f"{path()}: written by another version: move it away")
         return Kept(
             data["written"],
             data["total"],
@@ -282,10 +302,23 @@ def load() -> Kept | None:
         ) from None
     except OSError as error:
         raise NtpguardError(f"{path()}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise NtpguardError(f"{path()}: damaged ({error}): move it away") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"{path()}: damaged ({error}): move it away") from None
 
 
 def _episode(data: Mapping[str, Any]) -> Episode:
+    """Raises ValueError, KeyError or TypeError for what is none."""
     lists = {name: tuple(data[name]) for name in ("sampled", "ttls", "clients")}
-    return Episode(**{**data, **lists})
+    one = Episode(**{**data, **lists})
+    ipaddress.ip_network(one.source)
+    bytes.fromhex(one.header)
+    numbers = (one.requests, one.excess, one.unheeded, one.source_port, *one.sampled, *one.ttls)
+    times = (one.start, one.last, one.end or 0.0, one.seconds)
+    rates = (one.peak_per_second, one.last_per_second)
+    if not all(isinstance(each, int) for each in numbers) or len(one.sampled) != len(Verdict):
+        raise ValueError(f"{one.source}: a count is no whole number")
+    if not all(isinstance(each, int | float) and 0 <= each < 1e11 for each in (*times, *rates)):
+        raise ValueError(f"{one.source}: a time or rate is none")
+    if not all(isinstance(each, str) for each in one.clients):
+        raise ValueError(f"{one.source}: a client is no text")
+    return one

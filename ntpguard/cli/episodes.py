@@ -1,6 +1,7 @@
 """episodes: list, report."""
 
 import ipaddress
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,14 @@ from ntpguard import reading
 from ntpguard.cli.arguments import parse_source
 from ntpguard.cli.output import Context, columns
 from ntpguard.episodes import Episode, Kept
-from ntpguard.errors import NotRunning, NtpguardError
+from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.kernel import interfaces
 from ntpguard.moments import span
 from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy
 from ntpguard.words import Verdict
 
+STALE_SECONDS = 180.0  # the daemon writes once a minute what goes on
 NONE = "no episode is kept: ntpguard run watches for them"
 
 
@@ -41,12 +43,13 @@ def list_(context: Context, count: int) -> None:
     found = kept.load() or Kept()
     both = [*sorted(found.open, key=lambda one: -one.start), *found.ended]
     shown = both[:count]
+    fresh = time.time() - found.written < STALE_SECONDS
     rows = [
         (
             one.source,
             kept.rfc(one.start),
             span(one.seconds),
-            "" if one.end else "goes on",
+            "" if one.end else "goes on" if fresh else f"seen until {kept.rfc(found.written)}",
             one.requests,
             f"{one.peak_per_second:.1f}",
             "deaf" if one.deaf else f"{one.unheeded} unheeded" if one.unheeded else "-",
@@ -73,13 +76,18 @@ def report(context: Context, source: str) -> None:
     network = ipaddress.ip_network(
         address if length is None else f"{address}/{length}", strict=False
     )
-    own = _own(context)
+    own = _own(context, address.version)
     kept_ones = kept.load() or Kept()
     found = [
         one
         for one in (*kept_ones.open, *kept_ones.ended)
         if _is_of(network, ipaddress.ip_network(one.source))
     ]
+    names = sorted({one.source for one in found})
+    if len(names) > 1:
+        raise UsageError(
+            f"{source}: {len(names)} sources of it have episodes: write one of {', '.join(names)}"
+        )
     if not found:
         raise NtpguardError(f"{source}: no episode of it is kept: ntpguard episodes lists them")
     data = {
@@ -99,14 +107,16 @@ class _Own:
     words: str | None
 
 
-def _own(context: Context) -> _Own:
+def _own(context: Context, version: int) -> _Own:
     try:
         with reading.open_running(context.bpffs) as guard:
             words = _stated(guard.policy())
     except NotRunning:
         words = None
     own = interfaces.local_addresses()
-    public = (one for one in own if not (one.is_loopback or one.is_link_local))
+    public = (
+        one for one in own if one.version == version and not (one.is_loopback or one.is_link_local)
+    )
     return _Own(sorted(public, key=lambda one: (one.version, int(one))), words)
 
 
@@ -153,11 +163,12 @@ def _lines(found: list[Episode], own: _Own) -> Iterator[str]:
         yield f"from {kept.rfc(one.start)} {until} ({span(one.seconds)})"
         yield f"  requests     {one.requests}, {one.excess} of them beyond the policy"
         yield (
-            f"  rate         {one.per_second:.1f} a second, at most {one.peak_per_second:.1f} "
-            "in 10 seconds"
+            f"  rate         {one.per_second:.1f} a second on average, "
+            f"{one.peak_per_second:.1f} a second in the busiest 10 seconds"
         )
         samples = ", ".join(f"{verdict.word} {one.sampled[verdict]}" for verdict in Verdict)
-        yield f"  answered     of a sample of the excess: {samples}"
+        judged = "would-be verdicts (all were answered)" if one.observed else "verdicts"
+        yield f"  {judged:11}  of a sample of the excess: {samples}"
         if one.unheeded:
             yield f"  KoD          {one.unheeded} Kiss-o'-Death (RATE) packets were not heeded"
         ttls = ", ".join(map(str, one.ttls))
@@ -168,8 +179,10 @@ def _lines(found: list[Episode], own: _Own) -> Iterator[str]:
         for rule in one.broken():
             yield f"  RFC 4330, 10 {rule}"
     yield ""
-    yield "The source address of a UDP packet can be forged. " + (
-        "All packets that were noted had the same TTL, as those of one host do."
-        if all(len(one.ttls) == 1 for one in found)
+    one_ttl = len({ttl for one in found for ttl in one.ttls}) == 1
+    yield "The source address of a UDP packet can be forged, and several hosts may share one. " + (
+        "All packets that were noted had the same TTL, as those of one host have: this one, or one "
+        "that forges its address."
+        if one_ttl
         else "The packets had different TTLs: they may come from several hosts."
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ntpguard import abi, episodes
 from ntpguard.daemon.guarding import Log
-from ntpguard.episodes import Book, Kept, Sight
+from ntpguard.episodes import Book, Damaged, Kept, Sight
 from ntpguard.errors import NotRunning, NtpguardError
 from ntpguard.policy.shapes import clients
 from ntpguard.reading import Running, open_running
-from ntpguard.words import Verdict
+from ntpguard.words import Mode, Verdict
 
 MOST_LOOKED_AT = 1024  # at a time, besides those that are watched: the ones with the most excess
 LINES_A_MINUTE = 20
@@ -28,46 +28,58 @@ class Watching:
     def __init__(self, bpffs: Path, log: Log) -> None:
         self._bpffs = bpffs
         self._log = log
+        self._writes = True
         self._book = Book(self._kept())
+        self._book.go_on(time.monotonic())
         self._noted: dict[int, int] = {}  # samples of a source's excess, by its key
         self._keys: dict[str, int] = {}  # of the sources that are watched
         self._lines: list[float] = []  # when they were logged
         self._unlogged = 0
         self._saved = 0.0
+        self._unsaved = False
         self._failed = ""
 
     def _kept(self) -> Kept:
         try:
             return episodes.load() or Kept()
-        except NtpguardError as error:
+        except Damaged as error:
             aside = episodes.path().with_suffix(".damaged")
             try:
                 episodes.path().rename(aside)
             except OSError:
                 aside = episodes.path()
             self._log.warn(f"{error}: episodes begin anew, it is {aside} now")
-            return Kept()
+        except NtpguardError as error:
+            self._writes = False  # over what may be whole
+            self._log.warn(f"{error}: episodes are logged, and not kept")
+        return Kept()
 
     def look(self) -> None:
         """Takes note of who is over its limit now. What goes wrong is logged, once."""
         try:
             with open_running(self._bpffs) as guard:
-                lines = self._book.look(time.time(), list(self._sights(guard)))
+                sights = list(self._sights(guard))
+                lines = self._book.look(time.time(), time.monotonic(), sights)
             for line in lines:
                 self._tell(line)
-            if lines or (self._book.kept.open and time.monotonic() - self._saved > SAVE_SECONDS):
-                self._saved = time.monotonic()
+            due = self._unsaved or bool(lines)
+            if self._book.kept.open and time.monotonic() - self._saved > SAVE_SECONDS:
+                due = True
+            if due and self._writes:
+                self._unsaved, self._saved = True, time.monotonic()
                 episodes.save(self._book.kept)
+                self._unsaved = False
             self._failed = ""
         except NotRunning:
             return
-        except NtpguardError as error:
+        except Exception as error:  # what goes wrong with the book stops no guard
             if str(error) != self._failed:
                 self._failed = str(error)
                 self._log.warn(self._failed)
 
     def _sights(self, guard: Running) -> Iterator[Sight]:
         noted = dict(guard.offenders())
+        observed = guard.mode() == Mode.OBSERVE
         samples = {key: sum(one.sampled) for key, one in noted.items()}
         grown = {
             key: count - self._noted.get(key, 0)
@@ -101,6 +113,7 @@ class Watching:
                 ttl=int(one.ttl),
                 header=header.hex(),
                 clients=_clients(header, int(one.source_port)) if whole else (),
+                observed=observed,
             )
 
     def _tell(self, line: str) -> None:

@@ -14,7 +14,7 @@ from ntpguard.cli import main
 from ntpguard.cli.episodes import NONE
 from ntpguard.daemon.guarding import Log
 from ntpguard.daemon.watching import LINES_A_MINUTE, Watching
-from ntpguard.episodes import AT_ONCE, Kept
+from ntpguard.episodes import AT_ONCE, Episode, Kept
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
 from ntpguard.policy.check import parse_policy
 from tests import NTPGUARD
@@ -70,7 +70,7 @@ def test_a_flood_is_logged_listed_and_reported(where: Path, tmp_path: Path) -> N
         assert f"NTP requests in excess from {CLIENT4} to " in report
         assert "The server's access policy: at most 60/minute from one source" in report
         assert f"NTP header   {IPV4.payload.hex()}" in report
-        assert report.rstrip().endswith("had the same TTL, as those of one host do.")
+        assert report.rstrip().endswith("this one, or one that forges its address.")
         metrics = scrape(where)
         assert metrics["ntpguard_episodes_total"] == metrics["ntpguard_episodes_open"] == 1
     # what it kept goes on after a restart
@@ -110,6 +110,15 @@ def test_a_damaged_file_is_set_aside_and_the_command_says_what_to_do(
     assert len(warnings) == 1 and "episodes begin anew" in warnings[0]
     assert (state / "episodes.damaged").read_text() == "{"
     assert not episodes.path().exists()
+
+
+def test_a_report_is_of_one_source() -> None:
+    two = (Episode(f"203.0.113.{n}", 1.8e9, 1.8e9 + 60, requests=90, excess=60) for n in (7, 9))
+    episodes.save(Kept(open=tuple(two)))
+    done = CliRunner().invoke(main, ["episodes", "report", "203.0.113.0/24"])
+    assert done.exit_code == 2
+    assert "2 sources of it have episodes: write one of 203.0.113.7, 203.0.113.9" in done.output
+    assert "seen until 1970-01-01" in told("episodes")  # no daemon has looked lately
 
 
 def test_ten_thousand_attackers_cost_a_look_little_and_few_lines(where: Path) -> None:
