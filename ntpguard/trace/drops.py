@@ -126,9 +126,14 @@ def _require_capabilities() -> None:
 
 def _require_bcc() -> None:
     try:
-        import bcc  # noqa: F401
+        import bcc
     except ImportError:
         raise NtpguardError("trace needs bcc: try apt-get install python3-bpfcc") from None
+    if not hasattr(bcc, "BPF"):
+        raise NtpguardError(
+            f"{bcc.__file__}: not the BPF Compiler Collection: PyPI's bcc is another package: try "
+            "pip uninstall bcc, and apt-get install python3-bpfcc"
+        )
 
 
 def _load(flags: list[str]) -> Any:
@@ -151,6 +156,7 @@ class _Watch:
         types = btf.read_types()
         flags = program.definitions(types, port, bpffs.cookie(), only)
         self._sees_reads = only is None and program.can_see_reads(types)
+        self._knows_reasons = program.knows_reasons(types)
         self.reasons = types.enumerators("skb_drop_reason")
         self.bpf = _load(flags)
         self.pending: list[_Drop] = []
@@ -194,7 +200,7 @@ class _Watch:
         counted, answered = (int(one.value) for one in self.bpf["fates"].values())
         read = counted if self._sees_reads else None
         delays = tuple(int(one.value) for one in self.bpf["delays"].values())
-        return Outcome(self._sums(), read, answered, delays)
+        return Outcome(self._sums(), read, answered, delays, self._knows_reasons)
 
     def _sums(self) -> Counter[Cause]:
         """Cause -> drops, exact."""
@@ -280,7 +286,7 @@ def run(
     with observed_sockets(port) as own:
         found = watch(seconds, show, port=port, only=only, ready=header)
     echo("")
-    for line in lines(found, own(), shown):
+    for line in lines(found, own(), shown, only is None):
         echo(line)
 
 

@@ -60,10 +60,9 @@ static inline __attribute__((always_inline)) int is_wanted(struct client *client
 }
 
 /* Whether a packet is UDP to the NTP port (answer: from it), of a client that is watched. */
-static inline __attribute__((always_inline)) int is_ntp(u64 skb, int answer, struct client *client)
+static inline __attribute__((always_inline)) int is_ntp_at(u8 *headers, u64 skb, int answer,
+							   struct client *client)
 {
-	u8 *headers = (u8 *)READ(u64, skb + SKB_HEAD) + READ(u16, skb + SKB_NETWORK_HEADER);
-
 	client->family = READ(u16, skb + SKB_PROTOCOL);
 	if (client->family == __builtin_bswap16(0x0800)) {
 		u32 ihl = READ(u8, headers) & 15;
@@ -84,6 +83,13 @@ static inline __attribute__((always_inline)) int is_ntp(u64 skb, int answer, str
 		return 0;
 	client->port = READ(u16, headers + (answer ? 2 : 0));
 	return is_wanted(client);
+}
+
+static inline __attribute__((always_inline)) int is_ntp(u64 skb, int answer, struct client *client)
+{
+	u8 *headers = (u8 *)READ(u64, skb + SKB_HEAD) + READ(u16, skb + SKB_NETWORK_HEADER);
+
+	return is_ntp_at(headers, skb, answer, client);
 }
 
 int raw_tracepoint__kfree_skb(struct bpf_raw_tracepoint_args *ctx)
@@ -131,7 +137,9 @@ int raw_tracepoint__netif_receive_skb(struct bpf_raw_tracepoint_args *ctx)
 	u64 skb = ctx->args[0], now;
 	struct client client = {};
 
-	if (!is_ntp(skb, 0, &client) || namespace_of(skb, 0) != OUR_COOKIE)
+	/* where the network header begins is written down later */
+	if (!is_ntp_at((u8 *)READ(u64, skb + SKB_DATA), skb, 0, &client) ||
+	    namespace_of(skb, 0) != OUR_COOKIE)
 		return 0;
 	now = bpf_ktime_get_ns();
 	requests.update(&client, &now);

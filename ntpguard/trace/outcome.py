@@ -48,9 +48,14 @@ class Outcome:
     read: int | None
     answered: int
     delays: tuple[int, ...]
+    knows_reasons: bool = True
 
-    def buffer_full(self) -> int:
-        """Requests that found the daemon's receive buffer full, as the kernel names it."""
+    def buffer_full(self) -> int | None:
+        """Requests that found the daemon's receive buffer full, as the kernel names it. None: this
+        kernel gives no reasons.
+        """
+        if not self.knows_reasons:
+            return None
         return sum(count for cause, count in self.causes.items() if cause.reason in FULL)
 
     def quantile(self, share: float) -> float | None:
@@ -66,15 +71,14 @@ class Outcome:
         return None
 
 
-def lines(found: Outcome, sockets: Sockets | None, shown: int) -> Iterator[str]:
-    """The sum of a trace, for people."""
+def lines(found: Outcome, sockets: Sockets | None, shown: int, of_all: bool) -> Iterator[str]:
+    """The sum of a trace, for people; `of_all`: of all sources, as the sockets count."""
     yield SUM.format("DROPPED", "INTERFACE", "REASON", "WHERE")
     for cause, count in found.causes.most_common():
         yield SUM.format(count, cause.interface, cause.reason or "-", cause.function)
     yield f"{found.causes.total():>10}  in total, {shown} of them shown above"
     yield ""
-    if found.read is not None:
-        yield f"{found.read:>10}  read by the daemon"
+    yield f"{'unknown' if found.read is None else found.read:>10}  read by the daemon"
     yield f"{found.answered:>10}  answered"
     if found.answered:
         middle, last = found.quantile(0.5), found.quantile(0.99)
@@ -87,8 +91,10 @@ def lines(found: Outcome, sockets: Sockets | None, shown: int) -> Iterator[str]:
             yield f"{count:>10}  {f'up to {1 << bits} us':>16}  {bar}".rstrip()
     if sockets and (found.buffer_full() or sockets.dropped):
         yield ""
+        full = found.buffer_full()
         yield (
-            f"{found.buffer_full():>10}  found the daemon's receive buffer full "
+            f"{'unknown' if full is None else full:>10}  found the daemon's receive buffer full "
             f"({sockets.buffer_bytes} bytes); its sockets count {sockets.dropped}"
+            + ("" if of_all else ", of all sources")
         )
         yield "            try: sysctl -w net.core.rmem_default=4194304, and restart the daemon"

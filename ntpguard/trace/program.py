@@ -45,6 +45,7 @@ def definitions(types: Types, port: int, cookie: int, only: Network | None = Non
     The tracepoint passes a reason from Linux 5.17 on, and the refusing socket from 6.11 on.
     """
     values = {
+        "SKB_DATA": types.offset("sk_buff", "data"),
         "SKB_HEAD": types.offset("sk_buff", "head"),
         "SKB_NETWORK_HEADER": types.offset("sk_buff", "network_header"),
         "SKB_PROTOCOL": types.offset("sk_buff", "protocol"),
@@ -64,6 +65,11 @@ def definitions(types: Types, port: int, cookie: int, only: Network | None = Non
     }
     values |= _wanted(only) if only else {"WANTED": 0}
     return [f"-D{name}={value}" for name, value in values.items()]
+
+
+def knows_reasons(types: Types) -> bool:
+    """Whether this kernel tells why it drops (Linux 5.17)."""
+    return types.parameters("btf_trace_kfree_skb") > 3
 
 
 def can_see_reads(types: Types) -> bool:

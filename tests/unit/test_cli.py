@@ -6,7 +6,9 @@ import pty
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +16,8 @@ from click.testing import CliRunner
 from ntpguard.cli import main
 from ntpguard.cli.output import Context, columns, wants_color
 from ntpguard.errors import NtpguardError
-from ntpguard.trace import addresses_hidden, watch
+from ntpguard.trace import Cause, Outcome, addresses_hidden, watch
+from ntpguard.trace.outcome import Sockets, lines
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -161,6 +164,25 @@ def test_trace_without_bcc_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         NtpguardError, match=r"^trace needs bcc: try apt-get install python3-bpfcc$"
     ):
         watch(0.1, lambda drop: None)
+
+
+def test_another_package_called_bcc_is_told_from_the_real_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = ModuleType("bcc")
+    other.__file__ = "/venv/bcc/__init__.py"
+    monkeypatch.setitem(sys.modules, "bcc", other)
+    with pytest.raises(NtpguardError, match=r"^/venv/bcc/__init__.py: not the BPF Compiler"):
+        watch(0.1, lambda drop: None)
+
+
+def test_where_the_kernel_does_not_tell_nothing_is_claimed() -> None:
+    found = Outcome(Counter({Cause("eth0", None, "udp_queue_rcv_one_skb"): 7}), None, 0, (), False)
+    text = "\n".join(lines(found, Sockets(7, 212992), 0, of_all=False))
+    assert found.buffer_full() is None
+    assert "   unknown  read by the daemon" in text
+    assert "   unknown  found the daemon's receive buffer full (212992 bytes)" in text
+    assert text.splitlines()[-2].endswith("its sockets count 7, of all sources")
 
 
 def test_hidden_kernel_addresses_are_noticed(tmp_path: Path) -> None:
