@@ -1,7 +1,7 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test; make test-newest: with the newest libraries
 # make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
-.PHONY: setup demo lab test test-newest test-kernels model attacks lint build bench clean
+.PHONY: setup demo lab test test-newest test-kernels model attacks lint build deb test-deploy bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -94,6 +94,19 @@ lint: setup
 build: setup
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	ls dist
+
+# dist/ntpguard_<version>_all.deb, of the tree
+deb:
+	tests/setup-packages build-essential clang debhelper dh-python libbpf-dev linux-libc-dev lintian pybuild-plugin-pyproject \
+		python3-all python3-click python3-hatchling python3-prometheus-client python3-pyroute2
+	deploy/debian/build
+	lintian --allow-root --fail-on warning dist/ntpguard_*_all.deb
+
+# installed, upgraded and removed for real, in Debian roots of its own: slow, and not part of test
+test-deploy: setup deb build
+	tests/setup-packages debootstrap
+	tests/deploy/debootstrap bookworm trixie
+	tests/private $(PYTHON) -m pytest tests/deploy
 
 bench: setup
 	tests/private $(PYTHON) -m tests.bench $(BENCH)

@@ -1,6 +1,7 @@
 """The group of all commands: global options, names almost typed right, errors in one line."""
 
 import difflib
+import hashlib
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +25,7 @@ from ntpguard.cli import (
 )
 from ntpguard.cli.output import Context, wants_color, watching_stdout
 from ntpguard.errors import NtpguardError
-from ntpguard.kernel import bpffs
+from ntpguard.kernel import bpffs, maps
 
 INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
 
@@ -60,6 +61,14 @@ class Group(click.Group):
                 return super().make_context(*args, **kwargs)
         except NtpguardError as error:
             _report(error)
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Which object it is tells apart what the version does not: builds by another compiler."""
+    if wanted and not context.resilient_parsing:
+        digest = hashlib.sha256(maps.object_path().read_bytes()).hexdigest()
+        click.echo(f"ntpguard {__version__}\nprogram sha256:{digest[:16]}")
+        context.exit()
 
 
 def _report(error: NtpguardError) -> NoReturn:
@@ -106,7 +115,14 @@ def _summarise(group: click.Group) -> None:
     type=click.Path(path_type=Path),
     help="Where the bpffs is mounted.  [default: $NTPGUARD_BPFFS or /sys/fs/bpf]",
 )
-@click.version_option(__version__, prog_name="ntpguard")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, and of the program for the kernel its hash, and exit.",
+)
 @click.pass_context
 def main(
     context: click.Context,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ntpguard import entries, lifecycle, running
 from ntpguard.daemon import lastgood, links
-from ntpguard.errors import Busy, NotRunning, NtpguardError, PolicyError, UsageError
+from ntpguard.errors import Busy, NotRunning, NtpguardError, PolicyError
 from ntpguard.keeping import Keep
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
@@ -164,6 +164,8 @@ class Guarding:
         parts = [f"guards {self._names() or 'nothing'}"]
         if waiting:
             parts.append(f"waits for {', '.join(waiting)}")
+        if not self.policy.interfaces and not self._guarded:
+            parts.append(f"no interface named: set interfaces in {self.file}, and reload")
         if self._taken_down:
             parts.append(f"taken down: {AGAIN}")
         parts += [f"not guarded: {one.text}" for one in self._failed.values()]
@@ -186,8 +188,6 @@ class Guarding:
         names += [one.name for one in found.values() if one.name in policy.interfaces]
         if names:
             self._up(names, policy, keep, found)
-        elif not policy.interfaces:
-            raise UsageError(f"{self.file}: no interface: set interfaces in it")
         else:
             pinned.require(self._bpffs)
         self._links = self._links or found

@@ -385,22 +385,28 @@ def test_a_bad_file_at_the_start_means_the_last_good_one(where: Path, tmp_path: 
         assert status() == (0, [])
 
 
-@pytest.mark.parametrize(
-    ("listen", "policy", "says"),
-    [
-        ("9721", POLICY, "--listen: must be HOST:PORT"),
-        ("none", 'mode = "enforce"\n', "ntpguard.toml: no interface: set interfaces in it"),
-    ],
-)
-def test_a_wrong_call_ends_with_2_before_anything(
-    where: Path, tmp_path: Path, listen: str, policy: str, says: str
-) -> None:
-    (tmp_path / "ntpguard.toml").write_text(policy)
-    one = Daemon(tmp_path, "--listen", listen)
+def test_a_wrong_call_ends_with_2_before_anything(where: Path, tmp_path: Path) -> None:
+    (tmp_path / "ntpguard.toml").write_text(POLICY)
+    one = Daemon(tmp_path, "--listen", "9721")
     assert one.process.wait(60) == 2
-    assert says in one.log()
+    assert "--listen: must be HOST:PORT" in one.log()
     assert guarded() == []
     one.kill()
+
+
+def test_a_file_that_names_no_interface_guards_none_until_it_does(
+    where: Path, tmp_path: Path
+) -> None:
+    with running(tmp_path, policy="") as one:
+        assert "ready: guards nothing; no interface named: set interfaces in" in one.log()
+        assert (guarded(), not_running()) == ([], True)
+        one.reload(f'interfaces = ["{NAMES[0]}"]\n')
+        assert one.ready() == f"guards {NAMES[0]}"
+        assert (guarded(), data("status")["mode"]) == ([NAMES[0]], "observe")
+        one.reload("")  # what is guarded stays so: ntpguard down ends it
+        assert one.ready() == f"guards {NAMES[0]}"
+        told("down")
+        one.told_status("no interface named")
 
 
 @pytest.mark.parametrize("copy", [None, "[limit\n"])

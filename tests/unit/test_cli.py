@@ -1,5 +1,6 @@
 """The command line, as far as it goes without a kernel."""
 
+import hashlib
 import json
 import os
 import pty
@@ -13,9 +14,11 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
+from ntpguard import __version__
 from ntpguard.cli import main
 from ntpguard.cli.output import Context, columns, wants_color
 from ntpguard.errors import NtpguardError
+from ntpguard.kernel import maps
 from ntpguard.trace import Cause, Outcome, addresses_hidden, watch
 from ntpguard.trace.outcome import Sockets, lines
 
@@ -121,7 +124,8 @@ def test_the_installed_command_starts() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == "ntpguard, version 0.1.0\n"
+    digest = hashlib.sha256(maps.object_path().read_bytes()).hexdigest()
+    assert done.stdout == f"ntpguard {__version__}\nprogram sha256:{digest[:16]}\n"
 
 
 def test_ctrl_c_while_the_command_is_still_being_imported_leaves_no_traceback() -> None:
