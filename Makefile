@@ -91,9 +91,10 @@ lint: setup
 	$(VENV)/bin/mypy
 	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c)
 
+# wheel and sdist
 build: setup
-	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
-	ls dist
+	tests/setup-packages python3-hatchling
+	/usr/bin/python3 -m hatchling build
 
 # dist/ntpguard_<version>_all.deb, of the tree
 deb:
@@ -106,6 +107,7 @@ deb:
 test-deploy: setup deb build
 	tests/setup-packages debootstrap
 	tests/deploy/debootstrap bookworm trixie
+	$(PYTHON) -m pip download --quiet --dest build/deploy/wheels dist/ntpguard-*.whl hatchling
 	tests/private $(PYTHON) -m pytest tests/deploy
 
 bench: setup
