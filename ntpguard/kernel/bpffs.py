@@ -106,7 +106,7 @@ def remove_file(path: Path) -> None:
 @contextmanager
 def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
     """One writer at a time on this host. Waits for the other, or raises Busy; raises
-    PermissionNeeded.
+    PermissionNeeded, and NtpguardError for a bpffs that is read-only.
     """
     top = bpffs / "ntpguard"
     try:
@@ -115,6 +115,10 @@ def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
     except PermissionError:
         raise PermissionNeeded(
             f"{top}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
+        ) from None
+    except OSError as error:
+        raise NtpguardError(
+            f"{top}: cannot be used: {error.strerror}: see findmnt {bpffs}"
         ) from None
     try:
         try:
