@@ -56,10 +56,16 @@ SIMPLE_EXAMPLES = (
 
 def escaped(text: str) -> str:
     """Text as roff takes it; B(...) is bold and I(...) italic."""
+    text = re.sub(r"`([^`]*)`", r"B(\1)", text)
     text = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq")
     text = re.sub(r"\bB\(([^()]*)\)", r"\\fB\1\\fR", text)
     text = re.sub(r"\bI\(([^()]*)\)", r"\\fI\1\\fR", text)
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
+
+
+def sentence(text: str) -> str:
+    """The first letter large; a marked or quoted word stays as it is."""
+    return text[0].upper() + text[1:] if text[1] != "(" else text
 
 
 def _head(name: str, section: int, title: str) -> list[str]:
@@ -103,10 +109,8 @@ def ntpguard(exit_codes: Iterable[tuple[int, str]]) -> str:
         out += [line for text in one.closing for line in (".PP", escaped(text))]
         if one.examples:
             out += [".PP", "Example:", *_code(one.examples)]
-    codes = [
-        (str(code), re.sub(r"`(\w+)`", r"B(\1)", text).capitalize()) for code, text in exit_codes
-    ]
-    out += [".SH EXIT STATUS", *_terms((code, f"{text}.") for code, text in codes)]
+    codes = [(str(code), re.sub(r"`(\w+)`", r"B(\1)", text)) for code, text in exit_codes]
+    out += [".SH EXIT STATUS", *_terms((code, f"{sentence(text)}.") for code, text in codes)]
     for title, items in (("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES), ("SIGNALS", SIGNALS)):
         out += [f".SH {title}", *_terms(items)]
     out += [".SH EXAMPLES"]
@@ -127,8 +131,7 @@ def policy(tables: Mapping[str, str], example: str, default: Callable[[Setting],
         for one in settings:
             value = default(one)
             shown = {"required": "Required.", "": ""}.get(value, f"Default: {value}.")
-            meaning = one.meaning[0].upper() + one.meaning[1:]
-            wanted = one.kind.wanted[0].upper() + one.kind.wanted[1:]
+            meaning, wanted = sentence(one.meaning), sentence(one.kind.wanted)
             out += [
                 ".TP",
                 rf"\fB{escaped(one.name)}\fR",

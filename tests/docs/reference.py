@@ -5,7 +5,6 @@ from pathlib import Path
 from textwrap import wrap
 
 from ntpguard.cli import main
-from ntpguard.policy.kinds import Kind
 from ntpguard.policy.settings import (
     CLASS_SETTINGS,
     REQUIRED,
@@ -82,15 +81,10 @@ def default(setting: Setting) -> str:
     return setting.kind.write(setting.default)
 
 
-def accepted(kind: Kind) -> str:
-    """What is accepted, in words."""
-    return kind.wanted
-
-
 def _rows(settings: Iterable[Setting]) -> list[str]:
     rows = ["| setting | default | meaning | accepted |", "|---|---|---|---|"]
     for one in settings:
-        cells = (f"`{one.name}`", f"`{default(one)}`", one.meaning, accepted(one.kind))
+        cells = (f"`{one.name}`", f"`{default(one)}`", one.meaning, one.kind.wanted)
         line = " | ".join(cell.replace("|", "\\|") for cell in cells)
         rows.append(f"| {line} |".replace("| `` |", "| |"))
     return rows
