@@ -54,6 +54,7 @@ def booted(root: Chroot) -> Iterator[Machine]:
     """Boots it; killed in the end. The root's own mounts are left to the machine."""
     for where in ("sys/fs/bpf", "sys", "proc", "run"):
         subprocess.run(["umount", str(root.path / where)], check=True)
+    (root / "/usr/sbin/policy-rc.d").unlink()
     # what systemd does on a machine, and not in a container
     bpffs = root.path.parent / "bpf"
     bpffs.mkdir()

@@ -16,7 +16,7 @@ from tests.deploy.test_deb import BLOCK_ALL, LIMIT_ALL, POLICY, install, package
 
 UNIT = "/etc/systemd/system/ntpguard.service.d/test.conf"
 # it must not set this host's clock
-CHRONY = "[Unit]\nConditionCapability=\n[Service]\nExecStart=\nExecStart=/usr/sbin/chronyd -x\n"
+CHRONY = "[Unit]\nConditionCapability=\n[Service]\nExecStart=\nExecStart=!/usr/sbin/chronyd -x\n"
 
 
 @pytest.fixture
