@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import migration
 from tests.docs.commands import commands
 from tests.docs.reference import EXIT_CODES, ROOT, pages
 
@@ -29,3 +30,7 @@ def test_every_command_and_exit_code_is_in_the_reference() -> None:
     assert all(f"\n## {one.name}\n" in page for one in commands())
     assert [code for code, _ in EXIT_CODES] == [0, 1, 2, 3, 4, 5]
     assert all(one.examples for one in commands())
+
+
+def test_the_page_on_migrated_policies_has_the_models_figures() -> None:
+    assert migration.PAGE.read_text(encoding="utf-8") == migration.page()
