@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ class Machine:
 
     def run(self, *words: str, code: int | None = 0) -> str:
         """What a command inside prints on both streams; asserts its exit code, unless None."""
-        inside = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"]
+        inside = ["env", "-i", "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
         enter = ["nsenter", "--all", "--target", str(self.leader)]
         done = subprocess.run(
             [*enter, *inside, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -50,8 +50,12 @@ def _leader(nspawn: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def booted(root: Chroot) -> Iterator[Machine]:
-    """Boots it; killed in the end. The root's own mounts are left to the machine."""
+def booted(
+    root: Chroot, *, within: str | None = None, binds: Iterable[str] = ()
+) -> Iterator[Machine]:
+    """Boots it; killed in the end. The root's own mounts are left to the machine. `within`: another
+    network namespace; `binds`: as nspawn has them, folder:folder.
+    """
     for where in ("sys/fs/bpf", "sys", "proc", "run"):
         subprocess.run(["umount", str(root.path / where)], check=True)
     (root / "/usr/sbin/policy-rc.d").unlink()
@@ -59,9 +63,16 @@ def booted(root: Chroot) -> Iterator[Machine]:
     bpffs = root.path.parent / "bpf"
     bpffs.mkdir()
     subprocess.run(["mount", "-t", "bpf", "-o", "mode=700", "bpf", str(bpffs)], check=True)
-    command = ["systemd-nspawn", f"--directory={root.path}", "--boot"]
-    command += ["--register=no", "--keep-unit", "--machine=ntpguard", "--console=pipe"]
+    command = ["nsenter", f"--net=/run/netns/{within}"] if within else []
+    command += ["systemd-nspawn", f"--directory={root.path}", "--boot"]
+    command += [
+        "--register=no",
+        "--keep-unit",
+        f"--machine={within or 'ntpguard'}",
+        "--console=pipe",
+    ]
     command += [f"--bind={bpffs}:/sys/fs/bpf", f"--capability={CAPABILITIES}"]
+    command += [f"--bind-ro={one}" for one in binds]
     command += ["--system-call-filter=bpf"]  # containers are forbidden it
     # the whole of /sys, as on a machine: without this there is no fs/bpf
     environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"}
@@ -82,6 +93,6 @@ def booted(root: Chroot) -> Iterator[Machine]:
             )
             yield one
         finally:
-            os.kill(one.leader, 9)
+            nspawn.kill()  # and with it the machine
             nspawn.wait()
-            subprocess.run(["umount", str(bpffs)], check=True)
+            subprocess.run(["umount", "--lazy", str(bpffs)], check=True)

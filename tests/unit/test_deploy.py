@@ -116,7 +116,9 @@ def test_the_vagrantfile_is_valid(tmp_path: Path) -> None:
     "script",
     [
         "vagrant/server.sh",
+        "vagrant/server2.sh",
         "vagrant/client.sh",
+        "vagrant/monitor.sh",
         "vagrant/configure",
         "tests/private",
         "tests/setup-packages",
@@ -133,9 +135,10 @@ def test_a_script_is_clean(script: str) -> None:
     subprocess.run(["shellcheck", str(ROOT / script)], check=True)
 
 
-@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("role", ["chrony", "ntpsec", "client", "monitor"])
 def test_the_machines_configuration_is_written_the_same_twice(role: str, tmp_path: Path) -> None:
-    settings = {"ROOT": str(tmp_path), "INTERFACE": "eth1", "SERVER": "198.51.100.10"}
+    settings = {"ROOT": str(tmp_path), "INTERFACE": "eth1", "ADDRESS": "198.51.100.10"}
+    settings |= {"SERVER": "198.51.100.10", "SERVER2": "198.51.100.11"}
     written = []
     for _ in range(2):
         command = [str(ROOT / "vagrant/configure"), role]
