@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from tests.bpf.daemon import wait_for
 from tests.deploy.chroot import ROOT, debian
 from tests.deploy.machine import booted
 from tests.deploy.net import network
@@ -22,7 +23,7 @@ BEFORE = {
 }
 OFFLINE = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/root/wheels DEBIAN_FRONTEND=noninteractive"
 # the package was removed by force before this
-FORCED = "ip link set dev eth0 xdp off"
+FORCED = "rm -r /sys/fs/bpf/ntpguard"
 
 
 def lines(name: str) -> list[str]:
@@ -67,3 +68,5 @@ def test_what_a_page_says_to_type_works(name: str) -> None:
                 if line.startswith("ntpguard doctor"):
                     line += " || [ $? = 1 ]"  # it finds something about the test's host
                 machine.run("sh", "-ec", f"cd /root; export {OFFLINE}; {line}")
+            if FORCED in typed:
+                wait_for(lambda: "xdp" not in machine.run("ip", "link", "show", "eth0"), "detached")

@@ -81,12 +81,12 @@ COMMANDS: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("block 198.18.8.0/24 --for 5s --reason soak", (0,)),
     ("block 198.18.9.7", (0,)),
     ("exempt 198.18.9.8 --for 10s", (0,)),
-    ("clear 198.18.9.7", (0, 1)),
+    ("clear 198.18.9.7", (0, 2)),  # there is none
     ("mode observe --for 2s", (0,)),
     ("mode enforce", (0,)),
     ("policy apply A", (0,)),
     ("policy apply B", (0,)),
-    ("up eth0", (0,)),
+    ("up eth0 --policy A", (0,)),
 )
 
 

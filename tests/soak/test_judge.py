@@ -8,20 +8,19 @@ from tests.soak.judge import Minute, complaints, slope_per_minute
 
 GOOD = [
     Minute(
-        number,
-        7,
-        50_000_000 + number % 3 * 4096,
-        20,
-        4,
-        25,
-        900,
-        2,
-        2400,
-        2390,
-        10_000,
-        9_950,
-        0,
-        0,
+        minute=number,
+        pid=7,
+        memory_bytes=50_000_000 + number % 3 * 4096,
+        descriptors=20,
+        threads=4,
+        pins=25,
+        state_bytes=900,
+        programs=2,
+        polite_sent=2400,
+        polite_answered=2390,
+        frames=10_000,
+        counted=9_950,
+        socket_lost=0,
     )
     for number in range(20)
 ]
