@@ -25,7 +25,9 @@ class Part:
 
 
 TESTS = {
-    "together": Part(3, ("tests/unit", "tests/docs", "tests/bpf", "tests/model", "tests/attack")),
+    "together": Part(
+        3, ("tests/unit", "tests/docs", "tests/bpf", "tests/model", "tests/attack", "tests/fuzz")
+    ),
     "alone": Part(1, ("tests/lab", "tests/bench", "tests/soak")),
 }
 SLOW = "tests/deploy"  # make test-deploy
