@@ -197,6 +197,11 @@ __u64 bpf_ktime_get_ns(void)
 	abort();
 }
 
+static struct policy *copy_of_policy(void)
+{
+	return (void *)map_of(&policy)->values;
+}
+
 static void run_variant(struct variant *variant)
 {
 	clear_maps();
@@ -204,7 +209,7 @@ static void run_variant(struct variant *variant)
 	memcpy((void *)&constants, variant->constants, sizeof(constants));
 	memcpy(map_of(&policy)->values, variant->policy, sizeof(struct policy));
 	((struct shared *)map_of(&shared)->values)->root.word = variant->mode;
-	struct policy *copy = (void *)map_of(&policy)->values;
+	struct policy *copy = copy_of_policy();
 	for (int i = 0; i < variant->prefix_count; i++)
 		copy->flags |= variant->prefixes[i].version == 4 ? POLICY_PREFIXES_IPV4 :
 								   POLICY_PREFIXES_IPV6;
@@ -307,6 +312,17 @@ static bool is_plain_request(unsigned char *frame, size_t size, int third)
 	       (mode == 0 || mode == 1 || mode == 3);
 }
 
+/* Whether plain IPv4 to port 123 has a UDP length that the datagram has no room for. */
+static bool is_impossible(unsigned char *frame, size_t size)
+{
+	if (size < 43 || memcmp(frame, (void *)constants.mac, 6) || be16(frame + 12) != 0x0800)
+		return false;
+	unsigned char *ip = frame + 14, *udp = ip + 20;
+	unsigned total = be16(ip + 2);
+	return ip[0] == 0x45 && ip[9] == 17 && !(be16(ip + 6) & 0x3fff) && total >= 20 &&
+	       be16(udp + 2) == 123 && be16(udp + 4) > total - 20;
+}
+
 static uint64_t counted(void)
 {
 	uint64_t sum = 0;
@@ -345,6 +361,8 @@ static void judge_frame(unsigned char *frame, size_t size)
 		require_kod(was, at, size);
 	if (running_variant->mode == MODE_OBSERVE)
 		REQUIRE(code == XDP_PASS);
+	else if (!(copy_of_policy()->flags & POLICY_DESTINATIONS) && is_impossible(was, size))
+		REQUIRE(code == XDP_DROP);
 	bool all = running_variant == &variants[1];
 	if (all && is_plain_request(was, size, 5))
 		REQUIRE(code == XDP_PASS);
