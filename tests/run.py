@@ -26,7 +26,16 @@ class Part:
 
 TESTS = {
     "together": Part(
-        3, ("tests/unit", "tests/docs", "tests/bpf", "tests/model", "tests/attack", "tests/fuzz")
+        3,
+        (
+            "tests/unit",
+            "tests/docs",
+            "tests/bpf",
+            "tests/model",
+            "tests/attack",
+            "tests/fuzz",
+            "tests/faults",
+        ),
     ),
     "alone": Part(1, ("tests/lab", "tests/bench", "tests/soak")),
 }
