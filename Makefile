@@ -74,11 +74,17 @@ test-newest: setup build/newest/.done
 
 # the newest kernel of each suite, booted under emulation: slow, and not part of test
 SUITES := bullseye bookworm trixie trixie-backports
+NEWEST_CLANG = $(shell apt-cache search --names-only '^clang-[0-9]+$$' | cut -d' ' -f1 | sort -V | tail -1)
+OTHER_OBJECT := build/kernels/newest-clang.bpf.o
 
+# with the object of the build, and with that of the newest clang that is packaged
 test-kernels: setup
-	tests/setup-packages qemu-system-x86
+	tests/setup-packages qemu-system-x86 $(NEWEST_CLANG)
 	tests/kernels/fetch $(SUITES)
 	$(PYTHON) -m tests.kernels $(SUITES:%=build/kernels/%/root)
+	CLANG=$(NEWEST_CLANG) $(PYTHON) -m tests.bpf.clang bpf/ntpguard.bpf.c $(OTHER_OBJECT)
+	NTPGUARD_OBJECT=$(OTHER_OBJECT) tests/private $(PYTHON) -m pytest -q tests/bpf/test_packets.py tests/bpf/test_limit.py
+	NTPGUARD_OBJECT=$(OTHER_OBJECT) $(PYTHON) -m tests.kernels $(SUITES:%=build/kernels/%/root)
 
 model: setup
 	tests/private $(PYTHON) -m tests.model.run $(PACKETS)
