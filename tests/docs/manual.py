@@ -33,6 +33,9 @@ FILES = (
 ENVIRONMENT = (
     ("NTPGUARD_BPFFS", "Where the bpffs is mounted, without B(--bpffs)."),
     ("NTPGUARD_OBJECT", "Another compiled program than the one that is installed."),
+    ("STATE_DIRECTORY", "Another directory than /var/lib/ntpguard; systemd sets it."),
+    ("SUDO_USER, SUDO_UID", "Who made a live change: logged, and shown by B(ntpguard entries)."),
+    ("SSH_CONNECTION, SSH_CLIENT", "Where the operator comes from: to block that is warned of."),
     ("NO_COLOR", "If it is not empty: no colours, without B(--color)."),
 )
 SIGNALS = (
