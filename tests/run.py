@@ -49,6 +49,7 @@ NEWEST = {
             "tests/unit/test_daemon.py",
             "tests/unit/test_stdout.py",
             "tests/unit/test_versions.py",
+            "tests/docs/test_reference.py",
             "tests/bpf/test_daemon.py",
             "tests/bpf/test_doctor.py",
             "tests/bpf/test_exporter.py",

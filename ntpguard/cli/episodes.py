@@ -33,12 +33,20 @@ def episodes(click_context: click.Context) -> None:
 
 
 @episodes.command("list", epilog="Example: ntpguard episodes list -n 50")
-@click.option("-n", "count", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="So many episodes are listed.",
+)
 @click.pass_obj
 def list_(context: Context, count: int) -> None:
     """Who was over its limit for long, when and how much: what goes on, then the last one first.
 
     `ntpguard run` watches for them: 60 seconds of excess, or 10,000 requests in excess.
+    `ntpguard episodes` alone lists them too.
     """
     found = kept.load() or Kept()
     both = [*sorted(found.open, key=lambda one: -one.start), *found.ended]

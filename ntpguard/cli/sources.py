@@ -26,7 +26,14 @@ def letter(one: Source) -> str:
 
 
 @click.command(epilog="Example: ntpguard top -n 5 --sort excess --by prefix")
-@click.option("-n", "count", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="So many lines.",
+)
 @click.option(
     "--sort",
     type=click.Choice(SORTS),

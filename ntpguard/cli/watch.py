@@ -12,7 +12,13 @@ from ntpguard.errors import NotRunning, NtpguardError
 
 
 @click.command(epilog="Example: ntpguard export --listen 127.0.0.1:9721")
-@click.option("--listen", default="127.0.0.1:9721", show_default=True, metavar="HOST:PORT")
+@click.option(
+    "--listen",
+    default="127.0.0.1:9721",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where Prometheus finds the counters.",
+)
 @click.pass_obj
 def export(context: Context, listen: str) -> None:
     """Serve the counters to Prometheus, on /metrics, until stopped."""

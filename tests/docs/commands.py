@@ -31,11 +31,43 @@ def paragraphs(text: str | None) -> tuple[str, ...]:
     return tuple(" ".join(one.split()) for one in inspect.cleandoc(text or "").split("\n\n") if one)
 
 
+def _metavar(one: click.Parameter) -> str:
+    """What stands for a value. Not click's own words: they change from version to version."""
+    if one.metavar:
+        return one.metavar
+    if isinstance(one.type, click.Choice):
+        left, right = "[]" if isinstance(one, click.Option) else "{}"
+        return left + "|".join(one.type.choices) + right
+    if isinstance(one, click.Argument):
+        return (one.name or "").upper() if one.required else f"[{(one.name or '').upper()}]"
+    kinds = {"integer range": "N", "float range": "N"}
+    return kinds.get(one.type.name, one.type.name.upper())
+
+
+def _range(kind: click.ParamType) -> str:
+    if not isinstance(kind, (click.IntRange, click.FloatRange)):
+        return ""
+    return f"{kind.min} to {kind.max}" if kind.max is not None else f"at least {kind.min}"
+
+
+def _option(one: click.Option) -> tuple[str, str]:
+    names = ", ".join(sorted(one.opts, key=len))
+    notes = (
+        f"default: {one.default}" if one.show_default else "",
+        _range(one.type),
+        "required" if one.required else "",
+    )
+    shown = "; ".join(filter(None, notes))
+    text = " ".join((one.help or "").split())
+    return (
+        names if one.is_flag else f"{names} {_metavar(one)}",
+        f"{text} [{shown}]" if shown else text,
+    )
+
+
 def options(command: click.Command) -> tuple[tuple[str, str], ...]:
-    """Every option but --help, as click describes it."""
-    context = click.Context(command, help_option_names=[])
-    records = [one.get_help_record(context) for one in command.get_params(context)]
-    return tuple((name, text.strip()) for name, text in filter(None, records))
+    """Every option but --help: how it is written, and what it does."""
+    return tuple(_option(one) for one in command.params if isinstance(one, click.Option))
 
 
 def _one(path: tuple[str, ...], command: click.Command) -> Command:
@@ -43,7 +75,7 @@ def _one(path: tuple[str, ...], command: click.Command) -> Command:
     examples = [one for one in closing if one.startswith("Example: ")]
     return Command(
         path,
-        tuple(one.make_metavar() for one in command.params if isinstance(one, click.Argument)),
+        tuple(_metavar(one) for one in command.params if isinstance(one, click.Argument)),
         paragraphs(command.help),
         options(command),
         tuple(one.removeprefix("Example: ") for one in examples),

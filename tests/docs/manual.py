@@ -33,6 +33,9 @@ FILES = (
 ENVIRONMENT = (
     ("NTPGUARD_BPFFS", "Where the bpffs is mounted, without B(--bpffs)."),
     ("NTPGUARD_OBJECT", "Another compiled program than the one that is installed."),
+    ("STATE_DIRECTORY", "Another directory than /var/lib/ntpguard; systemd sets it."),
+    ("SUDO_USER, SUDO_UID", "Who made a live change: logged, and shown by B(ntpguard entries)."),
+    ("SSH_CONNECTION, SSH_CLIENT", "Where the operator comes from: to block that is warned of."),
     ("NO_COLOR", "If it is not empty: no colours, without B(--color)."),
 )
 SIGNALS = (
@@ -42,6 +45,18 @@ SIGNALS = (
         "B(ntpguard run) ends; what it guards stays guarded, unless I(on_exit) says otherwise.",
     ),
 )
+DIAGNOSTICS = """\
+B(ntpguard status) says what is wrong, and B(ntpguard doctor) what of the host is in the way, both with
+what to do. An error is a line on stderr that names the thing, the value and the remedy. B(ntpguard
+run) logs to the journal, if systemd started it, else to stderr."""
+SECURITY = """\
+Commands that read or change the guard need CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and root's right to
+what is pinned; B(ntpguard run) gives every other capability away. The metrics have no password and are
+served to this host alone, unless B(--listen) says otherwise; no metric names a source.
+
+A source address can be forged. No limit tells a forged packet from a true one: the leak keeps a victim
+alive, and I(ceiling.rate) bounds what a flood of forged sources does to the daemon. Who forges many
+addresses patiently can hold slots in the table."""
 SIMPLE_EXAMPLES = (
     (
         "See what enforcement would do on eth0, and forget it again:",
@@ -63,9 +78,12 @@ def escaped(text: str) -> str:
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
 
 
-def sentence(text: str) -> str:
-    """The first letter large; a marked or quoted word stays as it is."""
-    return text[0].upper() + text[1:] if text[1] != "(" else text
+def sentence(text: str, words: str = "") -> str:
+    """The first letter large; a marked word, and one that `words` has in quotes, stays as it is."""
+    first = re.match(r"\w*", text)
+    if text[1] == "(" or (first and f'"{first[0]}"' in words):
+        return text
+    return text[0].upper() + text[1:]
 
 
 def _head(name: str, section: int, title: str) -> list[str]:
@@ -113,9 +131,12 @@ def ntpguard(exit_codes: Iterable[tuple[int, str]]) -> str:
     out += [".SH EXIT STATUS", *_terms((code, f"{sentence(text)}.") for code, text in codes)]
     for title, items in (("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES), ("SIGNALS", SIGNALS)):
         out += [f".SH {title}", *_terms(items)]
-    out += [".SH EXAMPLES"]
-    for text, lines in SIMPLE_EXAMPLES:
-        out += [".PP", escaped(text), *_code(lines)]
+    for title, text in (("DIAGNOSTICS", DIAGNOSTICS), ("SECURITY", SECURITY)):
+        out += [f".SH {title}", *_text(text)]
+    examples = [
+        line for text, lines in SIMPLE_EXAMPLES for line in (".PP", escaped(text), *_code(lines))
+    ]
+    out += [".SH EXAMPLES", *examples[1:]]
     out += [
         ".SH SEE ALSO",
         r"\fBntpguard.toml\fR(5), \fBchrony.conf\fR(5), \fBip\-link\fR(8), \fBbpftool\fR(8)",
@@ -131,11 +152,11 @@ def policy(tables: Mapping[str, str], example: str, default: Callable[[Setting],
         for one in settings:
             value = default(one)
             shown = {"required": "Required.", "": ""}.get(value, f"Default: {value}.")
-            meaning, wanted = sentence(one.meaning), sentence(one.kind.wanted)
+            meaning = sentence(one.meaning, one.kind.wanted)
             out += [
                 ".TP",
                 rf"\fB{escaped(one.name)}\fR",
-                escaped(f"{meaning}. {wanted}. {shown}").rstrip(),
+                escaped(f"{meaning}. Accepted: {one.kind.wanted}. {shown}").rstrip(),
             ]
         return out
 
@@ -152,14 +173,14 @@ def policy(tables: Mapping[str, str], example: str, default: Callable[[Setting],
         ),
     ]
     for section, title in tables.items():
-        out += [f".SH {f'[{section}]' if section else 'TOP LEVEL'}", escaped(f"{title}.")]
+        out += [f".SH [{section}]", escaped(f"{title}.")] if section else [".SH TOP LEVEL"]
         out += rows(one for one in SETTINGS if one.section == section)
     out += [
-        ".SH [[CLASS]]",
+        ".SH [[class]]",
         escaped("Sources with a limit or an action of their own; the longest prefix decides."),
     ]
     out += rows(CLASS_SETTINGS)
-    out += [".SH [[SIGNATURE]]", escaped("A shape of requests; what is not named is not compared.")]
+    out += [".SH [[signature]]", escaped("A shape of requests; what is not named is not compared.")]
     out += rows(SIGNATURE_SETTINGS)
     out += [".SH EXAMPLE", *_code(example.rstrip().splitlines())]
     out += [".SH SEE ALSO", r"\fBntpguard\fR(8)"]

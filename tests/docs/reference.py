@@ -5,6 +5,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from ntpguard.cli import main
+from ntpguard.cli.group import INTERRUPTED
 from ntpguard.policy.settings import (
     CLASS_SETTINGS,
     REQUIRED,
@@ -34,6 +35,7 @@ EXIT_CODES = (
     (3, "a policy file that is not valid: every mistake is named"),
     (4, "nothing is guarded in this network namespace"),
     (5, "not permitted: the capability that is wanted is named"),
+    (INTERRUPTED, "interrupted by Ctrl-C, before it was done"),
 )
 EXAMPLE = """\
 interfaces = ["eth0"]

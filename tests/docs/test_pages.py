@@ -53,7 +53,15 @@ def test_every_block_of_a_page_says_what_it_is(page: Path) -> None:
     fences = page.read_text(encoding="utf-8").count("\n```")
     found = list(blocks(page))
     assert fences == 2 * len(found)
+    # nobody would run it
+    assert not re.search(r"^([ >]+```|~~~)", page.read_text(encoding="utf-8"), re.M)
     assert {one.language for one in found} <= LANGUAGES
+
+
+def test_every_page_of_the_documentation_is_in_its_index() -> None:
+    index = ROOT / "docs/README.md"
+    listed = {(index.parent / link).resolve() for link in links(index)}
+    assert {one for one in PAGES if one.is_relative_to(index.parent)} == {*listed, index}
 
 
 @pytest.mark.parametrize(("page", "block"), POLICIES)

@@ -8,9 +8,19 @@ import pytest
 
 from tests.docs import migration
 from tests.docs.commands import commands
+from tests.docs.manual import ENVIRONMENT
 from tests.docs.reference import EXIT_CODES, ROOT, pages
 
 PAGES = pages()
+# sd_notify(3), sd_listen_fds(3), systemd.exec(5): between systemd and its services
+SYSTEMD = {
+    "JOURNAL_STREAM",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -29,8 +39,23 @@ def test_a_manual_page_has_no_warning(name: str) -> None:
 def test_every_command_and_exit_code_is_in_the_reference() -> None:
     page = PAGES[ROOT / "docs/reference/cli.md"]
     assert all(f"\n## {one.name}\n" in page for one in commands())
-    assert [code for code, _ in EXIT_CODES] == [0, 1, 2, 3, 4, 5]
+    assert [code for code, _ in EXIT_CODES] == [0, 1, 2, 3, 4, 5, 130]
     assert all(one.examples for one in commands())
+    for one in commands():
+        for name, text in one.options:
+            assert text and not text.startswith("["), f"{one.name} {name}: what it does"
+
+
+def test_the_manual_names_every_variable_that_is_read() -> None:
+    reads = r'os\.environ(?:\.get\(|\[)"(\w+)"|"(\w+)" in os\.environ'
+    sources = (ROOT / "ntpguard").rglob("*.py")
+    found = [
+        pair for path in sources for pair in re.findall(reads, path.read_text(encoding="utf-8"))
+    ]
+    read = {first or second for first, second in found}
+    told = {name for names, _ in ENVIRONMENT for name in names.split(", ")}
+    assert read - told == SYSTEMD
+    assert told <= read
 
 
 def test_the_page_on_migrated_policies_has_the_models_figures() -> None:
