@@ -18,7 +18,9 @@ RATELIMIT = {"interval": (-19, 12, 3), "burst": (1, 255, 8), "leak": (1, 4, 2), 
 
 
 class _Access:
-    """allow and deny: the longest prefix's rule holds; `all` forgets those below it."""
+    """allow and deny: the longest prefix's rule holds. A rule forgets those before it that are
+    below it: with `all` every one, else those on its own level of chronyd's tree, of four bits.
+    """
 
     def __init__(self) -> None:
         self.rules: dict[Network, tuple[bool, Line]] = {}
@@ -34,10 +36,12 @@ class _Access:
             draft.note(line, "a name is not resolved: write its address, or leave it to chronyd.")
             return
         for prefix in prefixes:
-            if whole:
-                self.rules = {
-                    one: rule for one, rule in self.rules.items() if not _within(one, prefix)
-                }
+            level = _level(prefix)
+            self.rules = {
+                one: rule
+                for one, rule in self.rules.items()
+                if not _within(one, prefix) or not (whole or _level(one) == level)
+            }
             self.rules[prefix] = (line.directive == "allow", line)
 
     def carry(self, draft: Draft) -> None:
@@ -73,6 +77,10 @@ def _prefix(text: str) -> Network:
         address = ".".join(parts + ["0"] * (4 - len(parts)))
         bits = bits if slash else str(8 * len(parts))
     return ipaddress.ip_network(f"{address}/{bits}" if bits else address, strict=False)
+
+
+def _level(prefix: Network) -> int:
+    return math.ceil(prefix.prefixlen / 4)
 
 
 def _within(one: Network, other: Network) -> bool:
