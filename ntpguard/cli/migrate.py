@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ntpguard.cli.output import Context
-from ntpguard.errors import UsageError
+from ntpguard.errors import NtpguardError
 from ntpguard.migrate import KINDS, migrated
 
 
@@ -14,7 +14,11 @@ from ntpguard.migrate import KINDS, migrated
     "Example: ntpguard migrate --from ntpd /etc/ntp.conf"
 )
 @click.argument(
-    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "files",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, allow_dash=True),
 )
 @click.option(
     "--from",
@@ -28,7 +32,7 @@ def migrate(context: Context, files: tuple[Path, ...], kind: str | None) -> None
 
     Each setting has the line that it comes from, and each line that concerns clients and could not
     be carried over has a comment. The mode is observe. The daemon's own file is left as it is; its
-    limits may stay, or be taken out once ntpguard enforces.
+    limits may stay, or be taken out once ntpguard enforces. FILE may be - for standard input.
     """
     draft = migrated([(str(file), _text(file)) for file in files], kind)
     text = draft.toml()
@@ -44,12 +48,14 @@ def migrate(context: Context, files: tuple[Path, ...], kind: str | None) -> None
     context.emit({"policy": text, "notes": notes}, text.rstrip("\n").split("\n"))
     if notes:
         context.message(
-            f"{len(notes)} lines could not be carried over wholly: see the comments at the end"
+            f"{len(notes)} notes on what could not be carried over: see the comments at the end"
         )
 
 
 def _text(file: Path) -> str:
     try:
+        if str(file) == "-":
+            return click.get_binary_stream("stdin").read().decode("utf-8", "replace")
         return file.read_bytes().decode("utf-8", "replace")
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
+        raise NtpguardError(f"{file}: cannot be read: {error.strerror}") from None

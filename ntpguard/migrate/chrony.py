@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from ntpguard.migrate.draft import OTHERS, Draft, Kept, Line, burst_of, rate_of
-from ntpguard.policy.kinds import Network
+from ntpguard.migrate.draft import EVERYONE, KODS, OTHERS, Draft, Kept, Line, burst_of, rate_of
+from ntpguard.policy.kinds import Address, Network
 
 # no other daemon's configuration has these
 TELLING = {
@@ -18,7 +18,9 @@ RATELIMIT = {"interval": (-19, 12, 3), "burst": (1, 255, 8), "leak": (1, 4, 2), 
 
 
 class _Access:
-    """allow and deny: the longest prefix's rule holds; `all` forgets those below it."""
+    """allow and deny: the longest prefix's rule holds. A rule forgets those before it that are
+    below it: with `all` every one, else those on its own level of chronyd's tree, of four bits.
+    """
 
     def __init__(self) -> None:
         self.rules: dict[Network, tuple[bool, Line]] = {}
@@ -29,15 +31,17 @@ class _Access:
         whole = bool(words) and words[0].lower() == "all"
         words = words[1:] if whole else words
         try:
-            prefixes = [_prefix(words[0])] if words else [*_everyone()]
+            prefixes = [_prefix(words[0])] if words else [*EVERYONE]
         except ValueError:
             draft.note(line, "a name is not resolved: write its address, or leave it to chronyd.")
             return
         for prefix in prefixes:
-            if whole:
-                self.rules = {
-                    one: rule for one, rule in self.rules.items() if not _within(one, prefix)
-                }
+            level = _level(prefix)
+            self.rules = {
+                one: rule
+                for one, rule in self.rules.items()
+                if not _within(one, prefix) or not (whole or _level(one) == level)
+            }
             self.rules[prefix] = (line.directive == "allow", line)
 
     def carry(self, draft: Draft) -> None:
@@ -53,6 +57,8 @@ class _Access:
             elif allowed and False in above:
                 draft.classify(prefix, line, "limit")
         everyone = [rule for one, (rule, _) in self.rules.items() if not one.prefixlen]
+        if True not in [allowed for allowed, _ in self.rules.values()]:
+            draft.remarks.append("No line here allows clients: chronyd serves nobody by this file.")
         some = next((line for allowed, line in self.rules.values() if allowed), None)
         if some and True not in everyone:
             draft.note(
@@ -61,18 +67,20 @@ class _Access:
             )
 
 
-def _everyone() -> tuple[Network, Network]:
-    return ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0")
-
-
 def _prefix(text: str) -> Network:
     """chronyd takes 1.2 for 1.2.0.0/16. Raises ValueError."""
     address, slash, bits = text.partition("/")
+    if slash and not bits.isdecimal():
+        raise ValueError(text)
     parts = address.split(".")
     if ":" not in address and len(parts) < 4 and all(one.isdigit() for one in parts):
         address = ".".join(parts + ["0"] * (4 - len(parts)))
         bits = bits if slash else str(8 * len(parts))
     return ipaddress.ip_network(f"{address}/{bits}" if bits else address, strict=False)
+
+
+def _level(prefix: Network) -> int:
+    return math.ceil(prefix.prefixlen / 4)
 
 
 def _within(one: Network, other: Network) -> bool:
@@ -93,34 +101,57 @@ def _ratelimit(line: Line, draft: Draft) -> None:
     rate = rate_of(wanted)
     burst = burst_of(found["burst"], rate)
     draft.limit = (Kept(rate, burst, Fraction(1, 2 ** found["leak"]), found["kod"] > 0), line)
+    if found["kod"]:
+        draft.note(line, KODS)
     if rate.per_second != wanted or burst != found["burst"]:
         draft.note(line, f"carried over as near as a policy can say it: {rate} burst {burst}.")
 
 
 def _port(line: Line, draft: Draft) -> None:
     port = _whole(line)
-    if port and port < 65536:
-        draft.ports = {port: line}
-    else:
+    if port == 0:
         draft.note(line, "chronyd serves nobody then: there is nothing to guard.")
+    elif port is None or not 0 < port < 65536:
+        draft.note(line, "no port: chronyd would not start with it.")
+    else:
+        draft.ports = {port: line}
 
 
-def _bind(line: Line, draft: Draft) -> None:
-    try:
-        address = ipaddress.ip_address(line.arguments[0] if line.arguments else "")
-    except ValueError:
-        draft.note(line, "no address: destinations are left open.")
-        return
-    if address.is_unspecified or address.is_loopback or address.is_link_local:
-        return
-    draft.destinations[address] = line
+class _Bound:
+    """bindaddress: one of each family, the last one; a family without is bound to all addresses."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[int, tuple[Address, Line]] = {}
+
+    def add(self, line: Line, draft: Draft) -> None:
+        """Reads `bindaddress ADDRESS`."""
+        try:
+            address = ipaddress.ip_address(line.arguments[0] if line.arguments else "")
+        except ValueError:
+            draft.note(line, "no address: destinations are left open.")
+            return
+        self.addresses[address.version] = address, line
+
+    def carry(self, draft: Draft) -> None:
+        """Destinations are both families': one family alone would leave the other unguarded."""
+        named = [(one, line) for one, line in self.addresses.values() if not one.is_unspecified]
+        if len(named) < len(EVERYONE):
+            for one, line in named:
+                if not one.is_loopback:
+                    other = 10 - one.version
+                    why = f"destinations are left open: IPv{other} is served on all addresses."
+                    draft.note(line, why)
+            return
+        draft.destinations = {one: line for one, line in named if not one.is_loopback}
 
 
 def source(line: Line, draft: Draft) -> None:
     """A server that this host asks: its answers pass unlimited, if its address is known."""
     words = [one for one in line.arguments if one not in ("-4", "-6")]
     try:
-        draft.upstreams[ipaddress.ip_network(words[0] if words else "")] = line
+        address = ipaddress.ip_network(words[0] if words else "")
+        if not address.is_loopback:  # ntpd's 127.127.x.y are clocks
+            draft.upstreams[address] = line
     except ValueError:
         draft.note(
             line,
@@ -146,21 +177,15 @@ def _interface(line: Line, draft: Draft) -> None:
 
 
 def _table(line: Line, draft: Draft) -> None:
-    size = _whole(line)
-    # 64 bytes each in chronyd, as here
-    count = 1 << math.ceil(math.log2(max(size or 0, 1) / 64)) if size and size > 64 else 0
-    draft.note(
-        line,
-        f"room for some {count} clients in chronyd; ntpguard's default is 1,048,576 sources "
-        "(capacity in [sources]).",
-    )
+    size = min(max(_whole(line) or 0, 64), 1 << 31)
+    # 128 bytes each in chronyd, with its timestamps; a power of two of them
+    draft.hold(1 << math.ceil(math.log2(size / 128)) if size > 128 else 1, line)
 
 
 _FILES = "is not followed: name those files on the command line as well, after this one."
 DIRECTIVES: dict[str, Callable[[Line, Draft], None]] = {
     "ratelimit": _ratelimit,
     "port": _port,
-    "bindaddress": _bind,
     "binddevice": _interface,
     "server": source,
     "pool": source,
@@ -175,6 +200,11 @@ DIRECTIVES: dict[str, Callable[[Line, Draft], None]] = {
     "cmdratelimit": _noted("chronyc's port is not NTP: ntpguard passes it. Keep this line."),
     "cmdallow": _noted("chronyc's port is not NTP: ntpguard passes it. Keep this line."),
     "cmddeny": _noted("chronyc's port is not NTP: ntpguard passes it. Keep this line."),
+    "opencommands": _noted("chronyc's port is not NTP: ntpguard passes it. Keep this line."),
+    "maxntsconnections": _noted(
+        "NTS key establishment is TCP port 4460: ntpguard passes it. Keep this line."
+    ),
+    "ptpport": _noted("NTP over PTP is not guarded."),
     "include": _noted(_FILES),
     "confdir": _noted(_FILES),
     "sourcedir": _noted(_FILES),
@@ -183,10 +213,15 @@ DIRECTIVES: dict[str, Callable[[Line, Draft], None]] = {
 
 def read(lines: Iterable[Line], draft: Draft) -> None:
     """Carries over what there is. What has nothing to do with clients is passed over."""
-    access = _Access()
+    access, bound = _Access(), _Bound()
     for line in lines:
         if line.directive in ("allow", "deny"):
             access.add(line, draft)
+        elif line.directive == "bindaddress":
+            bound.add(line, draft)
         elif line.directive in DIRECTIVES:
             DIRECTIVES[line.directive](line, draft)
     access.carry(draft)
+    bound.carry(draft)
+    if not draft.limit:
+        draft.remarks.append("chronyd limits nobody by this file; ntpguard's default limit holds.")

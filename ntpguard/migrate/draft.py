@@ -1,5 +1,6 @@
 """A policy in the making: what was carried over, from which line, and what could not be."""
 
+import ipaddress
 import math
 import re
 from collections.abc import Iterable
@@ -7,10 +8,19 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ntpguard.policy.kinds import SECONDS, Address, Network, Rate, quote
-from ntpguard.policy.settings import BURST, SOURCE_RATE
+from ntpguard.policy.settings import BURST, CAPACITY, SETTINGS, SOURCE_RATE
 from ntpguard.policy.tables import burst_bounds
 
 WIDTH = 96
+EVERYONE: tuple[Network, Network] = (
+    ipaddress.IPv4Network("0.0.0.0/0"),
+    ipaddress.IPv6Network("::/0"),
+)
+DEFAULT_CAPACITY = next(one.default for one in SETTINGS if one.key == "sources.capacity")
+KODS = (
+    "KoDs are counted otherwise here: one for each source and kod.interval, none to a flood, none "
+    "to those that did not heed them ([kod])."
+)
 OTHERS = (
     "whom no line {} is still refused by the daemon, without an answer, at the cost of a wake-up. "
     'To drop them before: a class with prefixes 0.0.0.0/0 and ::/0 and action "block", another one '
@@ -89,12 +99,24 @@ class Draft:
     upstreams: dict[Network, Line] = field(default_factory=dict)
     capacity: tuple[int, Line] | None = None
     limit: tuple[Kept, Line | None] | None = None
+    class_limit: Kept | None = None  # of classes, where [limit] has none of the daemon's
     classes: dict[tuple[str, bool | None, bool], dict[Network, Line]] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # of what no line says
 
     def note(self, line: Line, why: str) -> None:
         """The line is not carried over, or not wholly."""
-        self.notes.append(Note(line, "".join(one if one.isprintable() else "?" for one in why)))
+        note = Note(line, "".join(one if one.isprintable() else "?" for one in why))
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def hold(self, sources: int, line: Line) -> None:
+        """A table for so many. One smaller than ntpguard's default would only forget more."""
+        if sources > DEFAULT_CAPACITY:
+            self.capacity = min(sources, CAPACITY.most), line
+        else:
+            why = f"room for some {sources} clients; ntpguard's default holds {DEFAULT_CAPACITY}."
+            self.note(line, why)
 
     def classify(
         self,
@@ -114,7 +136,9 @@ class Draft:
         """The policy file."""
         out = [
             f"# What {self.daemon}'s configuration says, as a policy of ntpguard.",
+            "# Write it to /etc/ntpguard/ntpguard.toml, then: ntpguard policy check.",
             "# ntpguard.toml(5) says what else there is.",
+            *(f"# {one}" for one in self.remarks),
             "",
         ]
         if self.interfaces:
@@ -142,6 +166,11 @@ class Draft:
             out += ["", *_from(prefixes.values()), "[[class]]"]
             out += [f'name = "{action}-{index}"', f"prefixes = {_array(prefixes)}"]
             out += [f'action = "{action}"'] if action != "limit" else []
+            if action == "limit" and self.class_limit:
+                out += [
+                    f"rate = {quote(self.class_limit.rate)}",
+                    f"burst = {self.class_limit.burst}",
+                ]
             out += [f"kod = {str(kod).lower()}"] if kod is not None else []
             out += ["control = true"] if control else []
         if self.notes:

@@ -5,64 +5,60 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 from ntpguard.migrate.chrony import source
-from ntpguard.migrate.draft import OTHERS, Draft, Kept, Line, burst_of, rate_of
-from ntpguard.policy.kinds import Network, Rate
-from ntpguard.policy.settings import CAPACITY
+from ntpguard.migrate.draft import EVERYONE, KODS, OTHERS, Draft, Kept, Line, burst_of, rate_of
+from ntpguard.policy.kinds import Address, Network, Rate
 
 # no chrony.conf has these
 TELLING = {
     "restrict", "discard", "limit", "tos", "tinker", "statsdir", "filegen", "disable", "enable",
-    "mru", "leapfile", "interface", "nic", "includefile", "nts",
+    "mru", "leapfile", "interface", "nic", "includefile", "nts", "unrestrict",
 }  # fmt: skip
 # and no ntp.conf of ntpd's has these
-NTPSEC_TELLING = {"limit", "nts"}
+NTPSEC_TELLING = {"limit", "nts", "unrestrict"}
 FLAGS = {
     "limited", "kod", "ignore", "noserve", "noquery", "notrust", "nomodify", "notrap", "nopeer",
-    "ntpport", "mssntp", "version", "lowpriotrap", "flake", "noepeer",
+    "ntpport", "mssntp", "version", "lowpriotrap", "flake", "noepeer", "nomrulist",
 }  # fmt: skip
+REFUSES = {"ignore", "noserve"}
+DAEMONS = {"notrust", "version", "flake"}  # what only a daemon can tell
 LIMIT = {"average": 1.0, "burst": 20.0, "kod": 0.5}  # ntpsec's
 
 
 class _Reading:
-    """What is known only at the end: whether default is limited, by which numbers."""
+    """What is known only at the end: who is restricted how, by which numbers."""
 
     def __init__(self, ntpsec: bool) -> None:
         self.ntpsec = ntpsec
-        self.default: tuple[set[str], Line] | None = None
-        self.restricted: list[tuple[Network, set[str], Line]] = []
+        # ntpsec's defaults hold until `unrestrict default` takes them away
+        built_in = {"limited", "noquery"} if ntpsec else set()
+        self.restricted: dict[Network, tuple[set[str], Line | None]] = {
+            one: (set(built_in), None) for one in EVERYONE
+        }
         self.discard: tuple[Kept, Line] | None = None
 
     def restrict(self, line: Line, draft: Draft) -> None:
-        """restrict [-4|-6] default | source | ADDRESS [mask MASK] [flag ...]."""
-        words = [one.lower() for one in line.arguments if one not in ("-4", "-6")]
-        if not words:
-            return
-        who, rest = words[0], words[1:]
-        if who == "source":
-            draft.note(line, "of the servers this host asks: put their addresses into upstreams.")
-            return
-        mask = ""
-        if "mask" in rest[:-1]:
-            at = rest.index("mask")
-            mask, rest = rest[at + 1], rest[:at] + rest[at + 2 :]
-        flags = set(rest)
-        unknown = flags - FLAGS
-        if unknown:
-            draft.note(line, f"{', '.join(sorted(unknown))}: not known: look what it is for.")
-        if who == "default":
-            self.default = flags, line
-            return
-        try:
-            prefix = ipaddress.ip_network(f"{who}/{_bits(mask)}" if mask else who, strict=False)
-        except ValueError:
+        """restrict [-4|-6] default | source | ADDRESS [mask MASK] [flag ...]. A second line of the
+        same prefix adds its flags.
+        """
+        prefixes, flags = _restriction(line, draft)
+        if "ntpport" in flags:
             draft.note(
-                line, "a name is not resolved: write its address into a class, if it matters."
+                line,
+                "holds for source port 123 only: a class knows no ports. Leave it to the daemon.",
             )
             return
-        if not prefix.prefixlen:
-            self.default = flags, line
-        elif not prefix.is_loopback:
-            self.restricted.append((prefix, flags, line))
+        for prefix in prefixes:
+            before, _ = self.restricted.get(prefix, (set(), None))
+            self.restricted[prefix] = before | flags, line
+
+    def unrestrict(self, line: Line, draft: Draft) -> None:
+        """ntpsec's: takes flags away; the whole restriction, if it names none."""
+        prefixes, flags = _restriction(line, draft)
+        for prefix in prefixes:
+            if flags and prefix in self.restricted:
+                self.restricted[prefix] = self.restricted[prefix][0] - flags, line
+            elif not flags and prefix not in EVERYONE:
+                self.restricted.pop(prefix, None)
 
     def discards(self, line: Line, draft: Draft) -> None:
         """discard [average N] [minimum N] [monitor N]: a counter that an answered request raises by
@@ -72,6 +68,11 @@ class _Reading:
         if found is None:
             return
         self.discard = _discard(int(found["average"])), line
+        if "minimum" in line.arguments:
+            draft.note(
+                line,
+                "minimum: ntpguard has no least time between two requests, but burst and rate.",
+            )
 
     def limits(self, line: Line, draft: Draft) -> None:
         """ntpsec's limit [average N] [burst N] [kod N]: a rate a second and a burst."""
@@ -83,46 +84,107 @@ class _Reading:
             return
         rate = rate_of(Fraction(found["average"]).limit_denominator(86400) or Fraction(1, 86400))
         self.discard = Kept(rate, burst_of(int(min(found["burst"], 10**6)), rate)), line
+        if "kod" in line.arguments:
+            draft.note(line, KODS)
 
     def carry(self, draft: Draft) -> None:
         """Writes what the restrictions come to."""
-        # without a line of its own, ntpsec's is `noquery limited`
-        built_in = {"limited", "noquery"} if self.ntpsec else set()
-        flags, line = self.default or (built_in, None)
-        kod = "kod" in flags
-        if line is not None and flags & {"ignore", "noserve"}:
-            draft.note(
-                line,
-                OTHERS.format("serves"),
-            )
-        if "limited" in flags:
-            built_in_limit = Kept(Rate(1, "second"), 20) if self.ntpsec else _discard(3)
-            kept, where = self.discard or (built_in_limit, line)
-            draft.limit = Kept(kept.rate, kept.burst, kod=kod), where
+        (flags, line), (flags6, line6) = (self.restricted.pop(one) for one in EVERYONE)
+        for one, where in ((flags, line), (flags6, line6)):
+            _note_default(one, where, draft)
+        kept, where = self.discard or (
+            Kept(Rate(1, "second"), 20) if self.ntpsec else _discard(3),
+            line,
+        )
+        if _is_limited(flags):
+            draft.limit = Kept(kept.rate, kept.burst, kod="kod" in flags), where
         else:
-            if line is not None:
-                draft.note(
-                    line, "without limited it limits nobody; ntpguard's own default limit holds."
-                )
-            if self.discard:
-                draft.note(
-                    self.discard[1], "without restrict default limited it is without effect."
-                )
-        if "noquery" not in flags and line is not None:
-            draft.note(
-                line,
-                "without noquery it answers modes 6 and 7 to everybody, which is an amplifier: "
-                "ntpguard drops them, but for classes with control = true.",
-            )
-        for prefix, own, where in self.restricted:
-            control = "noquery" not in own
-            if own & {"ignore", "noserve"}:
-                draft.classify(prefix, where, "block")
-            elif "limited" in own:
-                own_kod = None if ("kod" in own) == kod else "kod" in own
-                draft.classify(prefix, where, "limit", kod=own_kod, control=control)
-            else:
-                draft.classify(prefix, where, "exempt", control=control)
+            draft.class_limit = kept
+        # as [limit] and [kod] have it then
+        kod = "kod" in flags or not draft.limit
+        if _is_limited(flags6) and (not draft.limit or ("kod" in flags6) != kod):
+            where6 = line6 or line
+            assert where6  # else both have what is built in
+            draft.classify(EVERYONE[1], where6, "limit", kod=_own("kod" in flags6, kod))
+        for prefix, (own, where) in self.restricted.items():
+            if where and not prefix.is_loopback:
+                self._carry(prefix, own, where, kod, draft)
+        limited = draft.limit or any(action == "limit" for action, _, _ in draft.classes)
+        if self.discard and not limited:
+            draft.note(self.discard[1], "without restrict ... limited it is without effect.")
+
+    def _carry(self, prefix: Network, own: set[str], line: Line, kod: bool, draft: Draft) -> None:
+        control = "noquery" not in own
+        if own & REFUSES:
+            draft.classify(prefix, line, "block")
+            if control and "ignore" not in own:
+                draft.note(line, "it answers modes 6 and 7 still; the block drops them too.")
+            return
+        for flag in sorted(own & DAEMONS):
+            draft.note(line, f"{flag}: who is refused by that is refused by the daemon. Leave it.")
+        if "limited" in own:
+            draft.classify(prefix, line, "limit", kod=_own("kod" in own, kod), control=control)
+        else:
+            draft.classify(prefix, line, "exempt", control=control)
+
+
+def _is_limited(flags: set[str]) -> bool:
+    return "limited" in flags and not flags & REFUSES
+
+
+def _own(kod: bool, default: bool) -> bool | None:
+    return None if kod == default else kod
+
+
+def _note_default(flags: set[str], line: Line | None, draft: Draft) -> None:
+    """What of `restrict default` is not carried over."""
+    if line is None:
+        return
+    if flags & REFUSES:
+        draft.note(line, OTHERS.format("serves"))
+    elif "limited" not in flags:
+        draft.note(line, "without limited it limits nobody; ntpguard's own default limit holds.")
+    for flag in sorted(flags & DAEMONS):
+        draft.note(line, f"{flag}: who is refused by that is refused by the daemon. Leave it.")
+    if not flags & {"noquery", "ignore"}:
+        draft.note(
+            line,
+            "without noquery it answers modes 6 and 7 to everybody, which is an amplifier: "
+            "ntpguard drops them, but for classes with control = true.",
+        )
+
+
+def _restriction(line: Line, draft: Draft) -> tuple[list[Network], set[str]]:
+    """Whom a restriction names, nobody if that cannot be told, and its flags."""
+    words = [one.lower() for one in line.arguments if one not in ("-4", "-6")]
+    if not words:
+        return [], set()
+    who, rest = words[0], words[1:]
+    if who == "source":
+        draft.note(line, "of the servers this host asks: put their addresses into upstreams.")
+        return [], set()
+    mask = ""
+    if "mask" in rest[:-1]:
+        at = rest.index("mask")
+        mask, rest = rest[at + 1], rest[:at] + rest[at + 2 :]
+    flags = set(rest)
+    unknown = flags - FLAGS
+    if unknown:
+        draft.note(line, f"{', '.join(sorted(unknown))}: not known: look what it is for.")
+    if who == "default":
+        only = {"-4", "-6"} & set(line.arguments)
+        return [one for one in EVERYONE if only in (set(), {f"-{one.version}"})], flags
+    address, _, bits = who.partition("/")
+    try:
+        if mask or not bits:
+            bits = str(_bits(mask)) if mask else ""
+        elif not bits.isdecimal():
+            raise ValueError(bits)
+        return [ipaddress.ip_network(f"{address}/{bits}" if bits else who, strict=False)], flags
+    except ValueError:
+        why = "no prefix: names are not resolved. Write addresses into a class, if it matters."
+        draft.note(line, why)
+        return [], set()
 
 
 def _discard(average: int) -> Kept:
@@ -136,11 +198,9 @@ def _discard(average: int) -> Kept:
 
 def _bits(mask: str) -> int:
     """The length of a mask of either version. Raises ValueError."""
-    if ":" not in mask:
-        return ipaddress.ip_network(f"0.0.0.0/{mask}").prefixlen
-    value = int(ipaddress.IPv6Address(mask))
-    bits = value.bit_count()
-    if value != ((1 << bits) - 1) << (128 - bits):
+    address = ipaddress.ip_address(mask)
+    bits = int(address).bit_count()
+    if int(address) != ((1 << bits) - 1) << (address.max_prefixlen - bits):
         raise ValueError(mask)
     return bits
 
@@ -164,28 +224,48 @@ def _numbers(line: Line, defaults: dict[str, float], draft: Draft) -> dict[str, 
 
 def _mru(line: Line, draft: Draft) -> None:
     words = [one.lower() for one in line.arguments]
+    sizes = {"maxdepth": 1.0, "maxmem": 1024 / 72}  # entries; kilobytes of entries of 72 bytes
     for name, value in zip(words[::2], words[1::2], strict=False):
-        if name == "maxdepth" and value.isdigit():
-            draft.capacity = min(max(int(value), CAPACITY.least), CAPACITY.most), line
-            return
-    draft.note(line, "ntpguard's table holds 1,048,576 sources (capacity in [sources]).")
+        if name in sizes and value.isdecimal():
+            draft.hold(int(int(value[:12]) * sizes[name]), line)
 
 
-def _interface(line: Line, draft: Draft) -> None:
-    words = line.arguments
-    if words[:1] == ("listen",) and len(words) > 1:
-        try:
-            address = ipaddress.ip_address(words[1])
-        except ValueError:
-            if words[1] not in ("all", "ipv4", "ipv6", "wildcard") and "/" not in words[1]:
-                draft.interfaces[words[1]] = line
+class _Interfaces:
+    """interface listen|ignore|drop: where there is any, what none of them names is not served."""
+
+    def __init__(self) -> None:
+        self.listens: dict[str, Line] = {}
+
+    def add(self, line: Line, draft: Draft) -> None:
+        """The last line that matches an address decides."""
+        action, what = [*(one.lower() for one in line.arguments[:1]), *line.arguments[1:2], "", ""][
+            :2
+        ]
+        if action == "listen" and what and what != "wildcard":
+            self.listens[what] = line
+        else:
+            self.listens.pop(what, None)
+            draft.note(
+                line,
+                "ntpguard guards what is in interfaces and destinations: leave out the others.",
+            )
+
+    def carry(self, draft: Draft) -> None:
+        """Only one kind can be said in a policy: all addresses, or all names."""
+        addresses: dict[Address, Line] = {}
+        names: dict[str, Line] = {}
+        for what, line in self.listens.items():
+            try:
+                addresses[ipaddress.ip_address(what)] = line
+            except ValueError:
+                names[what] = line
+        wide = [one for one in names if one in ("all", "ipv4", "ipv6") or "/" in one]
+        if wide or (addresses and names):
+            for line in self.listens.values():
+                draft.note(line, "left open, so that nothing it serves goes unguarded.")
             return
-        if not address.is_loopback:
-            draft.destinations[address] = line
-        return
-    draft.note(
-        line, "ntpguard guards what is in interfaces and destinations: leave out the others."
-    )
+        draft.interfaces |= names
+        draft.destinations |= {one: line for one, line in addresses.items() if not one.is_loopback}
 
 
 def _disable(line: Line, draft: Draft) -> None:
@@ -201,14 +281,15 @@ def read(lines: Iterable[Line], draft: Draft) -> None:
     )
     if ntpsec:
         draft.daemon = "ntpsec"
-    reading = _Reading(ntpsec)
+    reading, interfaces = _Reading(ntpsec), _Interfaces()
     directives: dict[str, Callable[[Line, Draft], None]] = {
         "restrict": reading.restrict,
+        "unrestrict": reading.unrestrict,
         "discard": reading.discards,
         "limit": reading.limits,
         "mru": _mru,
-        "interface": _interface,
-        "nic": _interface,
+        "interface": interfaces.add,
+        "nic": interfaces.add,
         "server": source,
         "pool": source,
         "peer": source,
@@ -221,3 +302,4 @@ def read(lines: Iterable[Line], draft: Draft) -> None:
         if line.directive in directives:
             directives[line.directive](line, draft)
     reading.carry(draft)
+    interfaces.carry(draft)

@@ -80,16 +80,34 @@ def test_chronys_allow_and_deny_are_blocks_where_the_longest_prefix_says_so() ->
 
 def test_what_chrony_has_besides_is_carried_over_or_named_with_its_line() -> None:
     text = (
-        "port 1123\nbindaddress 198.51.100.1\nbindaddress ::\nbinddevice eth1\n"
+        "port 1123\nbindaddress 198.51.100.1\nbindaddress ::1\nbinddevice eth1\n"
         "server 203.0.113.8 iburst\npool pool.example.net\ncmdratelimit\ninclude /etc/other.conf\n"
         "driftfile /var/lib/chrony/drift\nratelimit interval many\nport 0\n"
+        "clientloglimit 1048576\nmaxntsconnections 5\nptpport 319\nratelimit kod 1\nport 70000\n"
     )
     found = policy(text)
     assert (found.ports, found.interfaces) == ((1123,), ("eth1",))
     assert [str(one) for one in found.destinations] == ["198.51.100.1"]
     assert [str(one) for one in found.upstreams] == ["203.0.113.8/32"]
-    assert set(notes(text)) == {6, 7, 8, 10, 11}
+    assert set(notes(text)) == {6, 7, 8, 10, 11, 12, 13, 14, 15, 16}
+    assert policy("clientloglimit 2147483648\n").capacity == 16_777_216
     assert "/etc/other.conf" in migrated([("f.conf", text)]).toml()
+
+
+@pytest.mark.parametrize("other", ["", "bindaddress ::\n"])
+def test_addresses_of_one_family_alone_would_leave_the_other_unguarded(other: str) -> None:
+    text = f"bindaddress 198.51.100.9\nbindaddress 198.51.100.1\n{other}"
+    assert policy(text).destinations == ()
+    assert "IPv6 is served on all addresses" in notes(text)[2]
+    found = policy(f"{text}bindaddress 2001:db8::1\n").destinations
+    assert [str(one) for one in found] == ["198.51.100.1", "2001:db8::1"]
+
+
+def test_a_chronyd_that_serves_or_limits_nobody_is_told_at_the_top() -> None:
+    client = migrated([("f.conf", "makestep 1 3\n")])
+    assert ["serves nobody" in one for one in client.remarks] == [True, False]
+    assert all(f"# {one}\n" in client.toml() for one in client.remarks)
+    assert migrated([("f.conf", "allow\nratelimit\n")]).remarks == []
 
 
 @pytest.mark.parametrize(
@@ -101,6 +119,7 @@ def test_what_chrony_has_besides_is_carried_over_or_named_with_its_line() -> Non
         ("leapfile /var/lib/ntpsec/leap\nrestrict default kod limited\n", "1/second", 20, True),
         # ntpsec limits without being told
         ("limit average 2.5 burst 40 kod 0.5\n", "150/minute", 40, False),
+        ("nts enable\nrestrict default kod nomodify\n", "1/second", 20, True),
     ],
 )
 def test_ntpds_and_ntpsecs_limited_is_the_limit(
@@ -130,21 +149,96 @@ def test_restrictions_of_prefixes_are_classes() -> None:
     assert notes(text) == {}
 
 
+def test_a_second_restriction_of_a_prefix_adds_flags_and_unrestrict_takes_them_away() -> None:
+    lines = (
+        "nts enable\nrestrict 198.51.100.0/24 limited\nrestrict 198.51.100.0/24 noquery\n"
+        "restrict 203.0.113.0/24 ignore\n"
+    )
+    assert classes(lines) == {
+        "198.51.100.0/24": ("limit", False, False),
+        "203.0.113.0/24": ("block", False, False),
+    }
+    less = "unrestrict 203.0.113.0/24\nunrestrict 198.51.100.0/24 limited\nunrestrict default limited\n"
+    assert classes(lines + less) == {"198.51.100.0/24": ("exempt", True, False)}
+    assert "limits nobody" in notes(lines + less)[7]
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "limit"),
+    [
+        # IPv4's default is [limit]; IPv6's own is a class where it differs
+        ("-4 default limited kod noquery\n-6 default limited noquery", {"::/0": False}, 10),
+        ("-4 default limited\n-6 default limited", {}, 10),
+        ("-4 default limited kod noquery\n-6 default ignore", {}, 10),
+        ("-6 default limited noquery", {"::/0": False}, 32),
+        # who is limited has the daemon's figures, though nobody else is
+        ("default ignore\nrestrict 198.51.100.0/24 limited", {"198.51.100.0/24": False}, 32),
+    ],
+)
+def test_defaults_of_each_family_hold_for_that_family(
+    text: str, found: dict[str, bool], limit: int
+) -> None:
+    text = "".join(f"restrict {one.removeprefix('restrict ')}\n" for one in text.split("\n"))
+    default, *others = policy(text).classes
+    assert default.burst == limit
+    assert {str(p): one.kod for one in others for p in one.prefixes} == found
+    assert all((str(one.rate), one.burst) == ("10/minute", 10) for one in others)
+
+
+@pytest.mark.parametrize(
+    ("text", "interfaces", "destinations"),
+    [
+        ("listen 198.51.100.1\nlisten ::1", [], ["198.51.100.1"]),
+        ("ignore wildcard\nlisten eth0", ["eth0"], []),
+        # what a policy cannot say is left open
+        ("listen eth0\nlisten 198.51.100.1", [], []),
+        ("listen all\nlisten 198.51.100.1", [], []),
+        ("listen 198.51.100.0/24", [], []),
+        ("listen 198.51.100.1\ndrop 198.51.100.1", [], []),
+    ],
+)
+def test_interfaces_are_carried_over_where_nothing_served_is_left_unguarded(
+    text: str, interfaces: list[str], destinations: list[str]
+) -> None:
+    found = policy("".join(f"interface {one}\n" for one in text.split("\n")))
+    assert list(found.interfaces) == interfaces
+    assert [str(one) for one in found.destinations] == destinations
+
+
 def test_what_ntpd_has_besides_is_carried_over_or_named_with_its_line() -> None:
     text = (
         "restrict default\nrestrict source notrap\nrestrict host.example.net limited\n"
         "mru maxdepth 5000\nmru maxmem 4096\ninterface listen 198.51.100.1\ninterface ignore wildcard\n"
         "disable monitor\nincludefile other.conf\ndiscard average x\nrestrict 198.51.100.1 wrong\n"
+        "restrict 198.51.100.2 ntpport\nrestrict 198.51.100.3 notrust limited\n"
+        "restrict 203.0.113.0 mask 0.0.0.255 ignore\nrestrict 203.0.113.9 noserve\n"
+        "discard minimum 1\nserver 127.127.1.0\n"
     )
-    assert policy(text).capacity == 5000
+    assert policy(text).capacity == 1_048_576
+    assert policy("mru maxdepth 2000000\n").capacity == 2_000_000
     assert [str(one) for one in policy(text).destinations] == ["198.51.100.1"]
-    assert set(notes(text)) == {1, 2, 3, 5, 7, 8, 9, 10, 11}
+    assert policy(text).upstreams == ()
+    assert set(notes(text)) == {*range(1, 17)} - {6}
+    assert set(classes(text)) == {"198.51.100.1/32", "198.51.100.3/32", "203.0.113.9/32"}
 
 
 WORDS = st.sampled_from(
     [
         *(*chrony.DIRECTIVES, *sorted(ntp.TELLING), *sorted(ntp.FLAGS), *chrony.RATELIMIT),
-        *("allow", "deny", "all", "default", "mask", "average", "minimum", "listen", "-6"),
+        *(
+            "allow",
+            "deny",
+            "bindaddress",
+            "all",
+            "default",
+            "unrestrict",
+            "-4",
+            "mask",
+            "average",
+            "minimum",
+            "listen",
+            "-6",
+        ),
         *("198.51.100.0/24", "2001:db8::1", "::", "0.0.0.0/0", "::/0", "255.0.255.0", "1.2"),
         *("1", "-1", "0", "9" * 20, "1e400", "nan", "inf", "-0.5", "x", "#", "!", '"\\'),
     ]
@@ -177,10 +271,13 @@ def test_the_command_reads_several_files_and_names_what_it_cannot_read(tmp_path:
     assert [(one["file"], one["line"], one["directive"]) for one in data["notes"]] == [
         (files[1], 2, "cmdratelimit")
     ]
-    for arguments, says in (
-        ([str(tmp_path)], "cannot be read: Is a directory"),
-        ([str(tmp_path / "none")], "No such file"),
-        (["--from", "ntpd"], "Missing argument"),
+    for arguments, code, says in (
+        ([str(tmp_path)], 1, "cannot be read: Is a directory"),
+        ([str(tmp_path / "none")], 1, "No such file"),
+        (["--from", "ntpd"], 2, "Missing argument"),
+        (["-"], 2, "say --from chrony, ntpd or ntpsec"),
     ):
-        done = CliRunner().invoke(main, ["migrate", *arguments])
-        assert done.exit_code == 2 and says in done.output
+        done = CliRunner().invoke(main, ["migrate", *arguments], input="driftfile x\n")
+        assert done.exit_code == code and says in done.output
+    done = CliRunner().invoke(main, ["migrate", "-"], input="ratelimit\n")
+    assert done.exit_code == 0 and "# -:1: ratelimit\n[limit]" in done.output
