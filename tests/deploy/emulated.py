@@ -80,8 +80,7 @@ def _pack(root: Chroot, archive: Path) -> None:
     (root / "/init").write_text(INIT)
     (root / "/init").chmod(0o755)
     (root / "/root/serve.py").write_text(SERVE)
-    unit = root / "/etc/systemd/system/multi-user.target.wants/serve.service"
-    unit.write_text(UNIT)
+    (root / "/etc/systemd/system/serve.service").write_text(UNIT)
     for heavy in ("var/cache/apt", "var/lib/apt/lists", "usr/share/locale"):
         shutil.rmtree(root.path / heavy)
     with archive.open("wb") as out:
@@ -107,7 +106,8 @@ def emulated(root: Chroot) -> Iterator[Emulated]:
         "-netdev", f"tap,id=net,ifname={TAP},script=no,downscript=no",
         "-device", "virtio-net-pci,netdev=net",
         "-kernel", str(kernel), "-initrd", str(archive), "-append",
-        "console=ttyS0 panic=-1 systemd.getty_auto=no systemd.show_status=no quiet",
+        "console=ttyS0 panic=-1 systemd.getty_auto=no systemd.show_status=no "
+        "systemd.wants=serve.service quiet",
     ]  # fmt: skip
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1

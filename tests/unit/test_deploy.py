@@ -66,7 +66,7 @@ def test_a_wrong_line_in_a_drop_in_is_found(tmp_path: Path) -> None:
     example.write_text(
         "# /etc/systemd/system/ntpguard.service.d/wrong.conf\n[Service]\nMemory=1M\n"
     )
-    with pytest.raises(AssertionError, match="Unknown key .*Memory"):
+    with pytest.raises(AssertionError, match=r"Unknown key .*Memory"):
         verify(tmp_path / "units", example)
 
 
