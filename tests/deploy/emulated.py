@@ -16,7 +16,7 @@ from tests.deploy.machine import Machine
 from tests.deploy.net import ip
 
 KERNEL = ROOT / "build/kernels/bookworm/root"
-MODULES = ("virtio*", "virtio_net*", "net_failover*", "failover*")
+MODULES = ("virtio*", "net_failover*", "failover*", "inet_diag*", "udp_diag*")
 TAP = "tap0"
 # the root is a tmpfs: no disk, and a sandbox cannot be made on the initramfs itself
 INIT = """#!/bin/sh
