@@ -21,8 +21,9 @@ CHRONY = f"{ANYWAY}[Service]\nExecStart=\nExecStart=!/usr/sbin/chronyd -x\n"
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    with network(), debian("bookworm") as root:
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """With the package; of Debian 12, or the suite that a test is parametrized with."""
+    with network(), debian(getattr(request, "param", "bookworm")) as root:
         root.run(
             *("apt-get", "install", "-qq", "-y", "--no-install-recommends"),
             *("systemd-sysv", "dbus", "chrony", "iproute2"),
@@ -61,6 +62,8 @@ def restarted(one: Machine, pid: int) -> int:
     return main_pid(one)
 
 
+# the other one's systemd is 257, its Python 3.13
+@pytest.mark.parametrize("machine", ["bookworm", "trixie"], indirect=True)
 def test_it_runs_before_the_server_and_guards_what_is_named(machine: Machine) -> None:
     assert machine.shown("ActiveState") == "active"
     assert "no interface named" in machine.shown("StatusText")
