@@ -51,6 +51,16 @@ def test_the_units_are_valid(tmp_path: Path) -> None:
     assert len(verify(tmp_path)) == 2
 
 
+def test_the_unit_is_before_each_server_under_each_of_its_names() -> None:
+    (before,) = re.findall(r"^Before=(.*)$", UNIT, re.M)
+    servers = {"chrony.service", "ntpsec.service", "openntpd.service"}
+    packaged = [one for one in (ROOT / "build/peers").rglob("*.service") if one.name in servers]
+    assert {one.name for one in packaged} == servers
+    for one in packaged:
+        names = {one.name, *re.findall(r"^Alias=(.*)$", one.read_text(encoding="utf-8"), re.M)}
+        assert names <= set(before.split())
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_of_a_drop_in_is_valid_and_exposes_no_more(
     example: Path, tmp_path: Path
