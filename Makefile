@@ -117,8 +117,9 @@ deb:
 
 # installed, upgraded and removed for real, in Debian roots of its own: slow, and not part of test
 test-deploy: setup deb build
-	tests/setup-packages debootstrap
+	tests/setup-packages cpio debootstrap kmod qemu-system-x86 systemd-container
 	tests/deploy/debootstrap bookworm trixie
+	tests/kernels/fetch bookworm
 	$(PYTHON) -m pip download --quiet --dest build/deploy/wheels dist/ntpguard-*.whl hatchling
 	tests/private $(PYTHON) -m pytest tests/deploy
 

@@ -26,10 +26,19 @@ class PolicyError(NtpguardError):
         self.errors = errors
 
 
+NOTHING = (
+    "not running: nothing is attached: try ntpguard up INTERFACE, or set interfaces in the policy "
+    "file and reload the service"
+)
+
+
 class NotRunning(NtpguardError):
     """Nothing is attached in this network namespace."""
 
     exit_code = 4
+
+    def __init__(self, message: str = NOTHING) -> None:
+        super().__init__(message)
 
 
 class Busy(NtpguardError):

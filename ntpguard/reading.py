@@ -381,7 +381,7 @@ def open_running(bpffs: Path) -> Iterator[Running]:
     Raises NotRunning, PermissionNeeded if the pins may not be read, NtpguardError if they are
     another version's.
     """
-    not_running = NotRunning("not running: nothing is attached: try ntpguard up INTERFACE")
+    not_running = NotRunning()
     at = pinned.pins(bpffs)
     try:
         if not at.is_dir():

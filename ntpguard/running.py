@@ -182,7 +182,7 @@ def writing(bpffs: Path, *, wait: bool = True) -> Iterator[dict[str, int]]:
     with pinned.lock(bpffs, wait=wait):
         at = pinned.pins(bpffs)
         if not maps.live_links(at):
-            raise NotRunning("not running: nothing is attached: try ntpguard up INTERFACE")
+            raise NotRunning()
         with maps.opened(at) as descriptors:
             yield descriptors
 

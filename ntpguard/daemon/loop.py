@@ -181,7 +181,6 @@ def run(file: Path, listen: str, bpffs: Path, log: Log) -> None:
             _drop(log)
             if server:
                 threading.Thread(target=server.serve_forever, daemon=True).start()
-                log.info(f"metrics on http://{listen}/metrics")
             loop.ready()
             loop.run(events)
             notify("STOPPING=1")
@@ -193,15 +192,17 @@ def _exporter(listen: str, bpffs: Path, log: Log) -> WSGIServer | None:
     if listen == NO_LISTEN:
         return None
     # imported when needed: `--listen none` does without prometheus-client
-    from ntpguard.exporter.server import listening
+    from ntpguard.exporter.server import listening, url
 
     try:
-        return listening(listen, bpffs)
+        server = listening(listen, bpffs)
     except UsageError:
         raise
     except NtpguardError as error:
         log.warn(f"no metrics: {error}, or --listen {NO_LISTEN}")
         return None
+    log.info(f"metrics on {url(server)}")
+    return server
 
 
 def _drop(log: Log) -> None:

@@ -136,21 +136,40 @@ def _ready(bpffs: Path) -> Answer:
         return "500 Internal Server Error", "text/plain", f"{error}\n".encode()
 
 
+def _activated() -> socket.socket:
+    """The socket that systemd has opened. Raises NtpguardError unless it is one, of TCP."""
+    count = os.environ.get("LISTEN_FDS", "")
+    one = socket.socket(fileno=FIRST_FD)
+    one.set_inheritable(False)
+    if count != "1" or one.family not in (socket.AF_INET, socket.AF_INET6):
+        raise NtpguardError(
+            f"LISTEN_FDS: must be one TCP socket (got {count}, the first of {one.family.name}): "
+            "the socket unit needs exactly one ListenStream=, an address and a port"
+        )
+    return one
+
+
+def url(server: WSGIServer) -> str:
+    """Where the counters are."""
+    host, port = server.server_name, server.server_port
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+
+
 def listening(listen: str, bpffs: Path) -> WSGIServer:
     """A server that has its port, and is to be told to serve. `listen` is HOST:PORT, an IPv6 host
     in brackets; a socket that systemd has opened for us (sd_listen_fds(3)) goes before it.
 
-    Raises UsageError for an address that is none, NtpguardError if it cannot be bound.
+    Raises UsageError for an address that is none, NtpguardError if it cannot be bound, or systemd's
+    socket is of no use.
     """
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"--listen: must be HOST:PORT, like 127.0.0.1:9721 (got {listen!r})")
-    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
         server = _Server((host, int(port)), _Handler, bind_and_activate=False)
         server.socket.close()
-        server.socket = socket.socket(fileno=FIRST_FD)
-        server.socket.set_inheritable(False)
+        server.socket = _activated()
         server.server_address = server.socket.getsockname()[:2]
         server.named()
     else:
@@ -173,7 +192,6 @@ def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    host, port = server.server_name, server.server_port
-    message(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
+    message(f"listening on {url(server)}")
     with server:
         server.serve_forever()

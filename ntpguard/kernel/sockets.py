@@ -1,5 +1,7 @@
 """The daemon's UDP sockets, as the kernel's socket diagnostics tell of them. Changes nothing."""
 
+import errno
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -40,6 +42,9 @@ def udp_sockets(ports: tuple[int, ...]) -> list[Socket]:
                     protocol=socket.IPPROTO_UDP,
                     extensions=1 << INET_DIAG_SKMEMINFO - 1,
                 ):
+                    if "idiag_sport" not in one:
+                        # Linux 6.1 without udp_diag: the end of the list, and an error in it
+                        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
                     memory = one.get_attr("INET_DIAG_SKMEMINFO")
                     if one["idiag_sport"] in ports and memory:
                         found.append(_socket(VERSIONS[family], one["idiag_sport"], memory))

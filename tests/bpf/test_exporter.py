@@ -278,3 +278,18 @@ def test_a_socket_that_systemd_opened_is_used(where: Path) -> None:
             answer = ask(b"GET /-/healthy HTTP/1.0\r\n\r\n", socket.AF_INET6)
             process.terminate()
     assert answer.endswith(b"ok\n") and process.returncode == 0
+
+
+@pytest.mark.parametrize(("family", "count"), [(socket.AF_UNIX, 1), (socket.AF_INET, 2)])
+def test_sockets_of_no_use_from_systemd_are_told(
+    where: Path, family: socket.AddressFamily, count: int
+) -> None:
+    with socket.socket(family, socket.SOCK_STREAM) as one:
+        script = 'exec 3<&"$0"; LISTEN_FDS=$1 LISTEN_PID=$$ exec "${@:2}"'
+        command = ["bash", "-c", script, str(one.fileno()), str(count), NTPGUARD, "export"]
+        done = subprocess.run(command, capture_output=True, text=True, pass_fds=[one.fileno()])
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"ntpguard: LISTEN_FDS: must be one TCP socket (got {count}, the first of {family.name}): "
+        "the socket unit needs exactly one ListenStream=, an address and a port\n"
+    )

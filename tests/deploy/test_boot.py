@@ -1,8 +1,11 @@
 """The package under a real systemd: the unit's life, its sandbox, an upgrade under load."""
 
+import contextlib
 import signal
 import subprocess
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -21,8 +24,9 @@ CHRONY = f"{ANYWAY}[Service]\nExecStart=\nExecStart=!/usr/sbin/chronyd -x\n"
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    with network(), debian("bookworm") as root:
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """With the package; of Debian 12, or the suite that a test is parametrized with."""
+    with network(), debian(getattr(request, "param", "bookworm")) as root:
         root.run(
             *("apt-get", "install", "-qq", "-y", "--no-install-recommends"),
             *("systemd-sysv", "dbus", "chrony", "iproute2"),
@@ -61,6 +65,8 @@ def restarted(one: Machine, pid: int) -> int:
     return main_pid(one)
 
 
+# the other one's systemd is 257, its Python 3.13
+@pytest.mark.parametrize("machine", ["bookworm", "trixie"], indirect=True)
 def test_it_runs_before_the_server_and_guards_what_is_named(machine: Machine) -> None:
     assert machine.shown("ActiveState") == "active"
     assert "no interface named" in machine.shown("StatusText")
@@ -154,9 +160,6 @@ def test_an_upgrade_swaps_the_program_under_load(machine: Machine) -> None:
 
 
 def test_a_socket_unit_serves_the_metrics(machine: Machine) -> None:
-    example = ROOT / "deploy/systemd/ntpguard.socket"
-    (machine.root / "/etc/systemd/system/ntpguard.socket").write_bytes(example.read_bytes())
-    machine.systemctl("daemon-reload")
     machine.systemctl("stop", "ntpguard")
     machine.systemctl("start", "ntpguard.socket")
     fetch = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9721/-/healthy').read())"
@@ -165,10 +168,33 @@ def test_a_socket_unit_serves_the_metrics(machine: Machine) -> None:
     assert machine.shown("ActiveState") == "active"
 
 
-def test_removal_detaches_under_systemd_too(machine: Machine) -> None:
+@contextlib.contextmanager
+def scraping() -> Iterator[None]:
+    """Again and again: with the socket unit, each scrape starts the daemon."""
+    end = threading.Event()
+
+    def scrape() -> None:
+        while not end.wait(0.01):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen("http://127.0.0.1:9721/-/healthy", timeout=60).close()
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_removal_detaches_under_systemd_too_whoever_scrapes(machine: Machine) -> None:
     write(machine, BLOCK_ALL)
-    machine.systemctl("reload", "ntpguard")
+    machine.systemctl("stop", "ntpguard")
+    machine.systemctl("enable", "--now", "ntpguard.socket")
+    machine.systemctl("start", "ntpguard")
     guards(machine)
-    machine.run("dpkg", "--remove", "ntpguard")
+    with scraping():
+        machine.run("dpkg", "--remove", "ntpguard")
+        assert machine.shown("ActiveState", "ntpguard.socket") == "inactive"
     attached = subprocess.run(["ip", "link", "show", "eth0"], capture_output=True, text=True)
     assert "xdp" not in attached.stdout

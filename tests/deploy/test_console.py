@@ -10,17 +10,21 @@ from tests.deploy.machine import booted
 from tests.deploy.net import network
 from tests.docs.blocks import PAGES, blocks
 
-TYPED = ("README.md", "docs/howto/install.md", "docs/howto/upgrade-and-remove.md")
+TYPED = (
+    "README.md",
+    "docs/howto/install.md",
+    "docs/howto/service.md",
+    "docs/howto/upgrade-and-remove.md",
+)
 # an example of the command's help, and the walk: tests/lab/test_examples.py, test_vagrant.py
 ELSEWHERE = {"docs/howto/monitoring.md", "vagrant/README.md"}
 # what the page is about has to be there first
-BEFORE = {
-    "docs/howto/upgrade-and-remove.md": (
-        "apt-get install ./ntpguard_0.1.0_all.deb",
-        "sed -i 's/^# interfaces/interfaces/' /etc/ntpguard/ntpguard.toml",
-        "systemctl reload ntpguard",
-    )
-}
+INSTALLED = (
+    "apt-get install ./ntpguard_0.1.0_all.deb",
+    "sed -i 's/^# interfaces/interfaces/' /etc/ntpguard/ntpguard.toml",
+    "systemctl reload ntpguard",
+)
+BEFORE = dict.fromkeys(("docs/howto/service.md", "docs/howto/upgrade-and-remove.md"), INSTALLED)
 OFFLINE = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/root/wheels DEBIAN_FRONTEND=noninteractive"
 # the package was removed by force before this
 FORCED = "rm -r /sys/fs/bpf/ntpguard"

@@ -41,7 +41,8 @@ def test_without_a_guard_commands_say_so_and_end_with_4(command: str, tmp_path: 
     code, output = run("--bpffs", str(tmp_path), *command.split())
     assert (code, output) == (
         4,
-        "ntpguard: not running: nothing is attached: try ntpguard up INTERFACE\n",
+        "ntpguard: not running: nothing is attached: try ntpguard up INTERFACE, or set interfaces in "
+        "the policy file and reload the service\n",
     )
 
 

@@ -16,47 +16,74 @@ from ntpguard.policy.check import parse_policy
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "deploy/systemd"
+UNITS = sorted(path for path in SYSTEMD.iterdir() if path.is_file())
 EXAMPLES = sorted((SYSTEMD / "examples").iterdir())
 UNIT = (ROOT / "deploy/systemd/ntpguard.service").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_unit_is_valid(tmp_path: Path) -> None:
-    unit = tmp_path / "ntpguard.service"
-    unit.write_text(UNIT.replace("/usr/bin/ntpguard", "/bin/true"))
+def verify(folder: Path, drop_in: Path | None = None) -> list[Path]:
+    """Asserts that systemd has nothing to say of the units as they are shipped, and of one example
+    of a drop-in; returns the services.
+    """
+    folder.mkdir(exist_ok=True)
+    for unit in UNITS:
+        text = unit.read_text(encoding="utf-8")
+        (folder / unit.name).write_text(text.replace("/usr/bin/ntpguard", "/bin/true"))
+    if drop_in:
+        text = drop_in.read_text(encoding="utf-8")
+        # where it says that it belongs
+        found = re.match(r"# /etc/systemd/system/(\S+)\.d/(\S+)\n", text)
+        assert found and found[2] == drop_in.name
+        (folder / f"{found[1]}.d").mkdir()
+        (folder / f"{found[1]}.d" / drop_in.name).write_text(
+            text.replace("/usr/bin/ntpguard", "/bin/true")
+        )
+    units = [str(folder / unit.name) for unit in UNITS]
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+    return [folder / unit.name for unit in UNITS if unit.suffix == ".service"]
+
+
+def test_the_units_are_valid(tmp_path: Path) -> None:
+    assert len(verify(tmp_path)) == 2
+
+
+def test_the_unit_is_before_each_server_under_each_of_its_names() -> None:
+    (before,) = re.findall(r"^Before=(.*)$", UNIT, re.M)
+    servers = {"chrony.service", "ntpsec.service", "openntpd.service"}
+    packaged = [one for one in (ROOT / "build/peers").rglob("*.service") if one.name in servers]
+    assert {one.name for one in packaged} == servers
+    for one in packaged:
+        names = {one.name, *re.findall(r"^Alias=(.*)$", one.read_text(encoding="utf-8"), re.M)}
+        assert names <= set(before.split())
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_of_a_drop_in_is_valid(example: Path, tmp_path: Path) -> None:
-    unit = tmp_path / "ntpguard.service"
-    unit.write_text(UNIT.replace("/usr/bin/ntpguard", "/bin/true"))
-    (tmp_path / "ntpguard.service.d").mkdir()
-    text = example.read_text(encoding="utf-8")
-    # where it says that it belongs
-    assert text.startswith(f"# /etc/systemd/system/ntpguard.service.d/{example.name}\n")
-    (tmp_path / "ntpguard.service.d" / example.name).write_text(
-        text.replace("/usr/bin/ntpguard", "/bin/true")
-    )
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def test_an_example_of_a_drop_in_is_valid_and_exposes_no_more(
+    example: Path, tmp_path: Path
+) -> None:
+    for unit in verify(tmp_path, example):
+        command = ["systemd-analyze", "security", "--offline=yes", "--threshold=25", str(unit)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
 
 
-def test_the_socket_is_valid_and_listens_where_the_daemon_does(tmp_path: Path) -> None:
-    (tmp_path / "ntpguard.service").write_text(UNIT.replace("/usr/bin/ntpguard", "/bin/true"))
-    socket = tmp_path / "ntpguard.socket"
-    socket.write_text((SYSTEMD / "ntpguard.socket").read_text(encoding="utf-8"))
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(socket)], capture_output=True, text=True
+def test_a_wrong_line_in_a_drop_in_is_found(tmp_path: Path) -> None:
+    example = tmp_path / "wrong.conf"
+    example.write_text(
+        "# /etc/systemd/system/ntpguard.service.d/wrong.conf\n[Service]\nMemory=1M\n"
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(AssertionError, match=r"Unknown key .*Memory"):
+        verify(tmp_path / "units", example)
+
+
+def test_the_socket_listens_where_the_daemon_does() -> None:
     (listen,) = (one for one in main.commands["run"].params if one.name == "listen")
-    assert f"ListenStream={listen.default}\n" in socket.read_text(encoding="utf-8")
+    socket = (SYSTEMD / "ntpguard.socket").read_text(encoding="utf-8")
+    assert f"ListenStream={listen.default}\n" in socket
 
 
 def test_the_version_is_stated_once() -> None:
@@ -73,12 +100,16 @@ def test_the_policy_of_the_package_guards_nothing_until_it_is_edited() -> None:
     assert parse_policy(edited.replace("# interfaces", "interfaces")).interfaces == ("eth0",)
 
 
-def test_the_unit_gives_away_what_the_daemon_does_not_need() -> None:
-    path = str(ROOT / "deploy/systemd/ntpguard.service")
-    # tenths; left are root, the network, and what an XDP program needs
-    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=24", path]
+# tenths; left are root, the network, and what an XDP program needs
+@pytest.mark.parametrize(("name", "exposure"), [("ntpguard", 24), ("ntpguard-exporter", 20)])
+def test_a_service_gives_away_what_it_does_not_need(name: str, exposure: int) -> None:
+    path = str(SYSTEMD / f"{name}.service")
+    command = ["systemd-analyze", "security", "--offline=yes", f"--threshold={exposure}", path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_daemons_capabilities_are_those_that_the_unit_leaves() -> None:
     (bound,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT, re.M)
     assert set(bound.split()) == set(NEEDED)
 
