@@ -176,7 +176,8 @@ def write(
 def writing(bpffs: Path, *, wait: bool = True) -> Iterator[dict[str, int]]:
     """The maps of the running guard, to be changed by one writer at a time.
 
-    Raises NotRunning, PermissionNeeded; Busy, unless it is to `wait` for another writer.
+    Raises NotRunning, PermissionNeeded; NtpguardError if it is another version's; Busy, unless it
+    is to `wait` for another writer.
     """
     pinned.require(bpffs)
     with pinned.lock(bpffs, wait=wait):
@@ -184,6 +185,7 @@ def writing(bpffs: Path, *, wait: bool = True) -> Iterator[dict[str, int]]:
         if not maps.live_links(at):
             raise NotRunning("not running: nothing is attached: try ntpguard up INTERFACE")
         with maps.opened(at) as descriptors:
+            require_abi(read_table(descriptors["table"]))
             yield descriptors
 
 
@@ -266,6 +268,15 @@ def read_table(fd: int) -> abi.Table:
     raw = libbpf.map_lookup(fd, bytes(4), abi.size(abi.Table))
     assert raw is not None, "an array has every key"
     return abi.Table.from_buffer_copy(raw)
+
+
+def require_abi(table: abi.Table) -> None:
+    """Raises NtpguardError if these maps mean something else to this version."""
+    if table.abi != abi.ABI:
+        raise NtpguardError(
+            f"the running table has ABI {table.abi}, this ntpguard {abi.ABI}: use the version that "
+            "made it, or run ntpguard down first (sources are forgotten), then ntpguard up"
+        )
 
 
 def write_local_addresses(

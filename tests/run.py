@@ -25,7 +25,7 @@ class Part:
 
 
 TESTS = {
-    "together": Part(3, ("tests/unit", "tests/bpf", "tests/model", "tests/attack")),
+    "together": Part(3, ("tests/unit", "tests/bpf", "tests/faults", "tests/model", "tests/attack")),
     "alone": Part(1, ("tests/lab", "tests/bench")),
 }
 # what depends on click, prometheus-client, pyroute2 or rich

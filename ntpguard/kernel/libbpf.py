@@ -413,6 +413,12 @@ def obj_get(path: Path, *, read_only: bool = False) -> int:
     return _check(_library().bpf_obj_get_opts(os.fsencode(path), options), f"{path}: open")
 
 
+def kind(fd: int) -> str:
+    """What a descriptor is of: map, program or link."""
+    word = os.readlink(f"/proc/self/fd/{fd}").partition("bpf")[2].lstrip("-_")
+    return "program" if word == "prog" else word
+
+
 def map_create(
     kind: int, name: str, key_size: int, value_size: int, entries: int, flags: int = 0
 ) -> int:
