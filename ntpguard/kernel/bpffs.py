@@ -140,6 +140,6 @@ def _require_own(fd: int, top: Path) -> None:
     found = os.fstat(fd)
     if found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise NtpguardError(
-            f"{top}: belongs to uid {found.st_uid}, mode {found.st_mode & 0o7777:04o}: others could "
-            f"take the guard down: if nothing runs, rm -r {top}, and try again"
+            f"{top}: belongs to uid {found.st_uid}, mode {found.st_mode & 0o7777:04o}: others "
+            f"could take the guard down: if nothing runs, rm -r {top}, and try again"
         )
