@@ -19,8 +19,8 @@ from tests.bpf.test_interruption import STRIDE, forget
 from tests.bpf.test_lifecycle import NAMES, guarded, left, pytestmark, running_policy, up, where
 
 __all__ = ["pytestmark", "where"]
-# start and reload call bpf() 290 times; every one with NTPGUARD_ALL=1, a quarter of an hour
-BPF_STRIDE = 1 if STRIDE == 1 else 37
+# start and reload call bpf() 500 times; every one with NTPGUARD_ALL=1, a quarter of an hour
+BPF_STRIDE = 1 if STRIDE == 1 else 61
 CREDENTIALS = struct.Struct("3i")
 RELOADED = POLICY.replace(f'"{NAMES[0]}"', f'"{NAMES[0]}", "{NAMES[1]}"') + (
     '[limit]\nrate = "7/minute"\n'
