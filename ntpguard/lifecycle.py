@@ -404,7 +404,10 @@ def _link(program: int, one: interfaces.Interface, xdp: str) -> int:
     try:
         return libbpf.link_create(program, one.ifindex, ATTACH_FLAGS[xdp])
     except libbpf.BpfError as error:
-        # these two come with a remedy of their own
-        told = error.errno in (errno.EOPNOTSUPP, errno.EBUSY)
+        if all(one.ifindex != other.ifindex for other in interfaces.interfaces()):
+            gone = f"{one.name}: gone while it was being attached: when it is back"
+            raise NtpguardError(f"{gone}: ntpguard up {one.name}") from None
+        # these come with a remedy of their own
+        told = error.errno in (errno.EOPNOTSUPP, errno.EBUSY, errno.ENOMEM)
         remedy = "" if told or xdp == "skb" else ": try --xdp skb"
         raise NtpguardError(f"{one.name}: {error}{remedy}") from None

@@ -9,8 +9,8 @@ import ctypes
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -314,29 +314,28 @@ def mapped(address: Address) -> bytes:
 
 
 def _commit(descriptors: Mapping[str, int], change: Callable[[int], int]) -> None:
-    new = change(read_root(descriptors))
-    new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
-    memory = libbpf.map_mmap(descriptors["shared"], abi.size(abi.Shared), writable=True)
-    try:
-        root = ctypes.c_uint64.from_buffer(memory)
-        root.value = new  # one aligned 8-byte store
-        del root
-    finally:
-        memory.close()
-    _wait_for_packets(descriptors, new)
+    with ExitStack() as held:
+        # first, for there may be no memory for them
+        empty = {name: held.enter_context(_trie(version, size)) for version, name, size in TRIES}
+        new = change(read_root(descriptors))
+        new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
+        memory = libbpf.map_mmap(descriptors["shared"], abi.size(abi.Shared), writable=True)
+        try:
+            root = ctypes.c_uint64.from_buffer(memory)
+            root.value = new  # one aligned 8-byte store
+            del root
+        finally:
+            memory.close()
+        _wait_for_packets(descriptors, new, empty)
 
 
-def _wait_for_packets(descriptors: Mapping[str, int], root: int) -> None:
+def _wait_for_packets(descriptors: Mapping[str, int], root: int, empty: Mapping[str, int]) -> None:
     """Returns when no packet is judged any more that began before: the kernel waits so after each
     change of a map of maps (bpf_map_update_elem, Linux 4.20). The old prefixes are freed.
     """
     idle = 1 - abi.field(root, abi.ROOT_PREFIXES_SHIFT, 1)
-    for version, name, size in TRIES:
-        empty = _trie(version, size, [])
-        try:
-            _fill(descriptors[name], idle, empty.to_bytes(4, "little"))
-        finally:
-            os.close(empty)
+    for name, trie in empty.items():
+        _fill(descriptors[name], idle, trie.to_bytes(4, "little"))
 
 
 def _next(word: int, shift: int, bits: int) -> int:
@@ -355,15 +354,13 @@ def _fill_prefixes(descriptors: Mapping[str, int], compiled: Compiled, copy: int
             for prefix, value in compiled.prefixes.items()
             if prefix.version == version
         ]
-        trie = _trie(version, size, pairs)
-        try:
+        with _trie(version, size, pairs) as trie:
             _fill(descriptors[name], copy, trie.to_bytes(4, "little"))
-        finally:
-            os.close(trie)
 
 
-def _trie(version: int, key_size: int, pairs: list[tuple[bytes, bytes]]) -> int:
-    """A new prefix trie that holds `pairs`; the caller closes it."""
+@contextmanager
+def _trie(version: int, key_size: int, pairs: Sequence[tuple[bytes, bytes]] = ()) -> Iterator[int]:
+    """A new prefix trie that holds `pairs`."""
     trie = libbpf.map_create(
         libbpf.MAP_LPM_TRIE,
         f"prefixes_ipv{version}",
@@ -374,10 +371,9 @@ def _trie(version: int, key_size: int, pairs: list[tuple[bytes, bytes]]) -> int:
     )
     try:
         libbpf.map_update_all(trie, pairs)
-    except BaseException:
+        yield trie
+    finally:
         os.close(trie)
-        raise
-    return trie
 
 
 def trie_key(prefix: Network) -> bytes:

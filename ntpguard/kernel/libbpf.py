@@ -261,6 +261,7 @@ _REMEDIES = {
     errno.EOPNOTSUPP: "the driver has no native XDP: try --xdp skb",
     errno.E2BIG: "the map is full",
     errno.ENOENT: "it is not there",
+    errno.ENOLINK: "its interface has gone: try again",
 }
 
 
@@ -292,7 +293,8 @@ def _listening() -> Any:
 
 
 def _tail() -> str:
-    lines = [line for line in _messages if line.strip()][-LOG_TAIL_LINES:]
+    told = (line for line in _messages if line.strip() and "created successfully" not in line)
+    lines = list(told)[-LOG_TAIL_LINES:]
     return "".join(f"\n  {line}" for line in lines)
 
 
@@ -548,7 +550,10 @@ def map_mmap(fd: int, length: int, *, writable: bool = False) -> mmap.mmap:
     """`length` bytes of a memory-mapped array, from its first value on."""
     page = mmap.PAGESIZE
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(fd, -(-length // page) * page, mmap.MAP_SHARED, protection)
+    try:
+        return mmap.mmap(fd, -(-length // page) * page, mmap.MAP_SHARED, protection)
+    except OSError as error:
+        raise _failed(f"mapping {length} bytes of a map", error.errno or 0) from None
 
 
 def link_create(program: int, ifindex: int, flags: int) -> int:

@@ -87,7 +87,8 @@ def _open(path: Path, *, read_only: bool) -> int:
         found = libbpf.kind(fd)
         if found == kind == "map":
             info = libbpf.map_info(fd)
-            name = info.name.decode(errors="replace")
+            # without a name where libbpf took the kernel for one that knows none
+            name = info.name.decode(errors="replace") or path.name[:NAME_LENGTH]
             found = _words(name, int(info.key_size), int(info.value_size))
         if found != wanted:
             raise _unusable(path, found, wanted)
