@@ -320,5 +320,8 @@ class Guarding:
 
 
 def _shortly(lines: list[str]) -> str:
+    """Without the value that is wrong: systemctl status and the page show it to everybody, and the
+    file may be one that was not meant, with secrets in it.
+    """
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return f"{lines[0]}{more}"
+    return f"{lines[0].partition(' (got ')[0]}{more}"

@@ -184,7 +184,9 @@ def test_an_interface_that_goes_before_its_program_is_swapped_leaves_the_other_a
         update(link, new)
 
     monkeypatch.setattr(libbpf, "link_update", late)
-    with pytest.raises(NtpguardError, match="swapping the XDP program: ENOLINK: its interface has gone"):
+    with pytest.raises(
+        NtpguardError, match="swapping the XDP program: ENOLINK: its interface has gone"
+    ):
         up(where)
     assert interfaces.interface(NAMES[0]).program_id == program
     monkeypatch.undo()
