@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from ntpguard.policy.settings import SOURCE_RATE
 from ntpguard.words import Mode
 
 Document = temporary.Document
+PACKET_SECONDS = 0.1  # a thousand times what the program takes, interrupts included
 # what a policy's prefixes make of its flags
 PREFIX_FLAGS = (
     abi.POLICY_PREFIXES_IPV4
@@ -334,8 +336,11 @@ def _wait_for_packets(descriptors: Mapping[str, int], root: int, empty: Mapping[
     change of a map of maps (bpf_map_update_elem, Linux 4.20). The old prefixes are freed.
     """
     idle = 1 - abi.field(root, abi.ROOT_PREFIXES_SHIFT, 1)
-    for name, trie in empty.items():
-        _fill(descriptors[name], idle, trie.to_bytes(4, "little"))
+    try:
+        for name, trie in empty.items():
+            _fill(descriptors[name], idle, trie.to_bytes(4, "little"))
+    except libbpf.BpfError:
+        time.sleep(PACKET_SECONDS)  # the change is made: it is too late for an error
 
 
 def _next(word: int, shift: int, bits: int) -> int:
