@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -318,7 +318,10 @@ def mapped(address: Address) -> bytes:
 def _commit(descriptors: Mapping[str, int], change: Callable[[int], int]) -> None:
     with ExitStack() as held:
         # first, for there may be no memory for them
-        empty = {name: held.enter_context(_trie(version, size)) for version, name, size in TRIES}
+        empty = {}
+        for version, name, size in TRIES:
+            empty[name] = _trie(version, size, [])
+            held.callback(os.close, empty[name])
         new = change(read_root(descriptors))
         new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
         memory = libbpf.map_mmap(descriptors["shared"], abi.size(abi.Shared), writable=True)
@@ -359,13 +362,15 @@ def _fill_prefixes(descriptors: Mapping[str, int], compiled: Compiled, copy: int
             for prefix, value in compiled.prefixes.items()
             if prefix.version == version
         ]
-        with _trie(version, size, pairs) as trie:
+        trie = _trie(version, size, pairs)
+        try:
             _fill(descriptors[name], copy, trie.to_bytes(4, "little"))
+        finally:
+            os.close(trie)
 
 
-@contextmanager
-def _trie(version: int, key_size: int, pairs: Sequence[tuple[bytes, bytes]] = ()) -> Iterator[int]:
-    """A new prefix trie that holds `pairs`."""
+def _trie(version: int, key_size: int, pairs: list[tuple[bytes, bytes]]) -> int:
+    """A new prefix trie that holds `pairs`; the caller closes it."""
     trie = libbpf.map_create(
         libbpf.MAP_LPM_TRIE,
         f"prefixes_ipv{version}",
@@ -376,9 +381,10 @@ def _trie(version: int, key_size: int, pairs: Sequence[tuple[bytes, bytes]] = ()
     )
     try:
         libbpf.map_update_all(trie, pairs)
-        yield trie
-    finally:
+    except BaseException:
         os.close(trie)
+        raise
+    return trie
 
 
 def trie_key(prefix: Network) -> bytes:

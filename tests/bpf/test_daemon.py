@@ -398,7 +398,7 @@ def test_a_file_that_names_no_interface_guards_none_until_it_does(
     where: Path, tmp_path: Path
 ) -> None:
     with running(tmp_path, policy="") as one:
-        assert "ready: guards nothing; no interface named: set interfaces in" in one.log()
+        one.logs("ready: guards nothing; no interface named: set interfaces in")
         assert (guarded(), not_running()) == ([], True)
         one.reload(f'interfaces = ["{NAMES[0]}"]\n')
         assert one.ready() == f"guards {NAMES[0]}"
