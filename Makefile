@@ -1,7 +1,7 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test; make test-newest: with the newest libraries
 # make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
-.PHONY: setup demo lab test test-newest test-kernels model attacks lint build deb test-deploy bench clean
+.PHONY: setup demo lab test test-newest test-kernels model attacks lint reference build deb test-deploy bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -14,7 +14,7 @@ PACKETS := 10000000
 PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
 	python3-click python3-prometheus-client python3-pyroute2 python3-rich python3-bpfcc \
 	iproute2 ethtool iputils-ping tcpdump chromium chromium-driver util-linux procps strace bpftool systemd prometheus \
-	nftables iptables zsh fish python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
+	nftables iptables groff zsh fish python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
 
 # real NTP daemons conflict with one another as packages: they are unpacked, not installed
 PEERS := chrony ntpsec ntpsec-ntpdig python3-ntp openntpd systemd-timesyncd
@@ -84,6 +84,10 @@ model: setup
 # what attacks do to whom, on the virtual clock: docs/explanation/attacks.md
 attacks: setup
 	tests/private $(PYTHON) -m tests.attack.run
+
+# docs/reference and docs/man, from the code
+reference: setup
+	$(PYTHON) -m tests.docs.reference
 
 lint: setup
 	$(VENV)/bin/ruff check .

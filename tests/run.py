@@ -25,9 +25,13 @@ class Part:
 
 
 TESTS = {
-    "together": Part(3, ("tests/unit", "tests/bpf", "tests/faults", "tests/model", "tests/attack")),
+    "together": Part(
+        3,
+        ("tests/unit", "tests/docs", "tests/bpf", "tests/faults", "tests/model", "tests/attack"),
+    ),
     "alone": Part(1, ("tests/lab", "tests/bench")),
 }
+SLOW = "tests/deploy"  # make test-deploy
 # what depends on click, prometheus-client, pyroute2 or rich
 NEWEST = {
     "newest libraries": Part(

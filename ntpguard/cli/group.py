@@ -17,6 +17,7 @@ from ntpguard.cli import (
     kod,
     life,
     limits,
+    migrate,
     policies,
     replay,
     run,
@@ -161,6 +162,7 @@ for command in (
     kod.kod,
     doctor.doctor,
     replay.replay,
+    migrate.migrate,
     completion.completion,
 ):
     main.add_command(command)

@@ -110,7 +110,8 @@ def remove_file(path: Path) -> None:
 @contextmanager
 def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
     """One writer at a time on this host. Waits for the other, or raises Busy; raises
-    PermissionNeeded, NtpguardError if somebody else has made the directory.
+    PermissionNeeded, and NtpguardError for a bpffs that is read-only or a directory that somebody
+    else has made.
     """
     top = bpffs / "ntpguard"
     try:
@@ -122,6 +123,10 @@ def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
         ) from None
     except (FileExistsError, NotADirectoryError):
         raise NtpguardError(f"{top}: not a directory: try rm {top}") from None
+    except OSError as error:
+        raise NtpguardError(
+            f"{top}: cannot be used: {error.strerror}: see findmnt {bpffs}"
+        ) from None
     try:
         _require_own(fd, top)
         try:

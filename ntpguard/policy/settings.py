@@ -25,6 +25,7 @@ SOURCE_RATE = RateKind(10_000)
 TOTAL_RATE = RateKind(10_000_000)
 TOTAL_RATE_OR_OFF = RateKind(10_000_000, off=True)
 BURST = Integer(1, 1_000_000)
+CAPACITY = Integer(1024, 16_777_216)
 NAME = Text("1 to 32 of a-z, 0-9, - and _, the first a letter or digit", "[a-z0-9][a-z0-9_-]{0,31}")
 PREFIXES = ListKind(PrefixKind(), "prefixes")
 REQUIRED = object()
@@ -95,7 +96,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "sources",
         "capacity",
-        Integer(1024, 16_777_216),
+        CAPACITY,
         1_048_576,
         "sources held, 64 bytes each; 1 % of so many find no slot",
     ),

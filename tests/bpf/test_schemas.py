@@ -40,7 +40,7 @@ action = "exempt"
 """
 # commands that print no JSON
 SILENT = {"export", "run"}
-# command -> calls of it that print each form of its data; POLICY, OTHER, CAPTURE: files
+# command -> calls of it that print each form of its data; POLICY, OTHER, CAPTURE, CHRONY: files
 CALLS = {
     "block": ("198.18.0.0/15", "203.0.113.9 --for ever --reason why"),
     "clear": (f"{CLIENT4}",),
@@ -55,6 +55,7 @@ CALLS = {
     "limit list": ("",),
     "limit set": ("--rate 30/minute", "campus --burst 9 --for 1h"),
     "limit unset": ("", "campus"),
+    "migrate": ("CHRONY",),
     "mode": ("observe", "off --for 1h"),
     "policy apply": ("POLICY --dry-run", "POLICY --keep-live"),
     "policy check": ("POLICY",),
@@ -166,6 +167,8 @@ def test_what_a_command_prints_is_as_its_schema_says(
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     episodes.save(Kept(open=(Episode("203.0.113.7", 1e9, 1e9 + 60, requests=90, excess=60),)))
     files = {"POLICY": str(file), "OTHER": str(other), "CAPTURE": str(capture)}
+    files["CHRONY"] = str(tmp_path / "chrony.conf")
+    (tmp_path / "chrony.conf").write_text("ratelimit\ncmdratelimit\n")
     words = [*command.split(), *(files.get(one, one) for one in call.split())]
     for output in ("json", "ndjson"):
         done = CliRunner(**SPLIT).invoke(main, ["-o", output, *words])

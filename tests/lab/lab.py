@@ -230,7 +230,7 @@ class Lab:
 
     def server(self) -> Daemon:
         """The chronyd that is protected, with its default settings."""
-        etc = self.configure("server", "server", INTERFACE="eth0")
+        etc = self.configure("chrony", "server", INTERFACE="eth0")
         return self.chronyd(SERVER, "server", f"confdir {etc}/chrony/conf.d")
 
     def hasty(self, server: str = SERVER4) -> Daemon:

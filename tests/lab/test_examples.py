@@ -70,6 +70,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             file = one.directory / folder / "ntpguard.toml"
             file.write_text('interfaces = ["eth0"]\n' + POLICY + CAMPUS)
         (one.directory / "new.toml").write_text(POLICY)
+        (one.directory / "etc/chrony").mkdir(exist_ok=True)
+        (one.directory / "etc/chrony/chrony.conf").write_text("ratelimit\n")
+        (one.directory / "etc/ntp.conf").write_text("restrict default limited kod\n")
         requests = [(second * 10**9, bytes(IPV4), None) for second in range(3)]
         (one.directory / "ntp.pcap").write_bytes(captures.pcap(requests))
         kept = Kept(open=(Episode("203.0.113.7", 1.8e9, 1.8e9 + 60, requests=90, excess=60),))

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ntpguard import __version__
 from ntpguard.cli import main
 from ntpguard.daemon.privileges import NEEDED
 from ntpguard.policy.check import parse_policy
 
 ROOT = Path(__file__).parents[2]
+SYSTEMD = ROOT / "deploy/systemd"
+EXAMPLES = sorted((SYSTEMD / "examples").iterdir())
 UNIT = (ROOT / "deploy/systemd/ntpguard.service").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -27,10 +30,53 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_of_a_drop_in_is_valid(example: Path, tmp_path: Path) -> None:
+    unit = tmp_path / "ntpguard.service"
+    unit.write_text(UNIT.replace("/usr/bin/ntpguard", "/bin/true"))
+    (tmp_path / "ntpguard.service.d").mkdir()
+    text = example.read_text(encoding="utf-8")
+    # where it says that it belongs
+    assert text.startswith(f"# /etc/systemd/system/ntpguard.service.d/{example.name}\n")
+    (tmp_path / "ntpguard.service.d" / example.name).write_text(
+        text.replace("/usr/bin/ntpguard", "/bin/true")
+    )
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_socket_is_valid_and_listens_where_the_daemon_does(tmp_path: Path) -> None:
+    (tmp_path / "ntpguard.service").write_text(UNIT.replace("/usr/bin/ntpguard", "/bin/true"))
+    socket = tmp_path / "ntpguard.socket"
+    socket.write_text((SYSTEMD / "ntpguard.socket").read_text(encoding="utf-8"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(socket)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (listen,) = (one for one in main.commands["run"].params if one.name == "listen")
+    assert f"ListenStream={listen.default}\n" in socket.read_text(encoding="utf-8")
+
+
+def test_the_version_is_stated_once() -> None:
+    changelog = (ROOT / "deploy/debian/changelog").read_text(encoding="utf-8")
+    assert changelog.startswith(f"ntpguard ({__version__}) ")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+?),? ", changes, re.M)[1] == __version__  # type: ignore[index]
+
+
+def test_the_policy_of_the_package_guards_nothing_until_it_is_edited() -> None:
+    policy = parse_policy((ROOT / "deploy/debian/ntpguard.toml").read_text(encoding="utf-8"))
+    assert (policy.interfaces, policy.mode) == ((), "observe")
+    edited = (ROOT / "deploy/debian/ntpguard.toml").read_text(encoding="utf-8")
+    assert parse_policy(edited.replace("# interfaces", "interfaces")).interfaces == ("eth0",)
+
+
 def test_the_unit_gives_away_what_the_daemon_does_not_need() -> None:
     path = str(ROOT / "deploy/systemd/ntpguard.service")
     # tenths; left are root, the network, and what an XDP program needs
-    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=23", path]
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=24", path]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     (bound,) = re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT, re.M)
@@ -70,11 +116,18 @@ def test_the_vagrantfile_is_valid(tmp_path: Path) -> None:
     "script",
     [
         "vagrant/server.sh",
+        "vagrant/server2.sh",
         "vagrant/client.sh",
+        "vagrant/monitor.sh",
         "vagrant/configure",
         "tests/private",
         "tests/setup-packages",
         "tests/setup-busybox",
+        "tests/deploy/debootstrap",
+        "deploy/debian/build",
+        "deploy/debian/ntpguard.postinst",
+        "deploy/debian/ntpguard.postrm",
+        "deploy/debian/ntpguard.prerm",
         ".ci/run",
     ],
 )
@@ -82,9 +135,10 @@ def test_a_script_is_clean(script: str) -> None:
     subprocess.run(["shellcheck", str(ROOT / script)], check=True)
 
 
-@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("role", ["chrony", "ntpsec", "client", "monitor"])
 def test_the_machines_configuration_is_written_the_same_twice(role: str, tmp_path: Path) -> None:
-    settings = {"ROOT": str(tmp_path), "INTERFACE": "eth1", "SERVER": "198.51.100.10"}
+    settings = {"ROOT": str(tmp_path), "INTERFACE": "eth1", "ADDRESS": "198.51.100.10"}
+    settings |= {"SERVER": "198.51.100.10", "SERVER2": "198.51.100.11"}
     written = []
     for _ in range(2):
         command = [str(ROOT / "vagrant/configure"), role]

@@ -14,6 +14,7 @@ ORDER = [
     "temporary",
     "abi",
     "policy",
+    "migrate",
     "kernel",
     "counts",
     "sources",

@@ -1,0 +1,43 @@
+"""The configuration of chronyd, ntpd or ntpsec, read for what ntpguard can do instead of it."""
+
+import re
+from collections.abc import Iterable
+
+from ntpguard.errors import UsageError
+from ntpguard.migrate import chrony, ntp
+from ntpguard.migrate.draft import Draft, Line
+from ntpguard.policy.check import parse_policy
+
+KINDS = {"chrony": chrony, "ntpd": ntp, "ntpsec": ntp}
+
+
+def lines_of(name: str, text: str) -> list[Line]:
+    """The lines of a file that say something. A comment begins the line, or follows a blank."""
+    found = []
+    for number, raw in enumerate(text.splitlines(), 1):
+        plain = re.sub(r"^\s*[!;#%].*|\s#.*", "", raw).strip()
+        if plain:
+            found.append(Line(name, number, tuple(plain.split())))
+    return found
+
+
+def kind_of(lines: Iterable[Line]) -> str:
+    """Whose configuration it is. Raises UsageError if no directive tells."""
+    for line in lines:
+        for kind, one in KINDS.items():
+            if line.directive in one.TELLING:
+                return kind
+    raise UsageError(
+        "no directive tells whose configuration this is: say --from chrony, ntpd or ntpsec"
+    )
+
+
+def migrated(files: Iterable[tuple[str, str]], kind: str | None = None) -> Draft:
+    """What the files, each a name and its text, come to. Raises UsageError."""
+    lines = [line for name, text in files for line in lines_of(name, text)]
+    if kind is None:
+        kind = kind_of(lines)
+    draft = Draft(kind)
+    KINDS[kind].read(lines, draft)
+    parse_policy(draft.toml())  # what is written is valid, whatever was read
+    return draft

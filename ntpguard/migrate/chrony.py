@@ -1,0 +1,192 @@
+"""chrony.conf(5): chrony 4.8. Each directive that concerns clients has its row."""
+
+import ipaddress
+import math
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+
+from ntpguard.migrate.draft import OTHERS, Draft, Kept, Line, burst_of, rate_of
+from ntpguard.policy.kinds import Network
+
+# no other daemon's configuration has these
+TELLING = {
+    "allow", "deny", "cmdallow", "ratelimit", "makestep", "rtcsync", "keyfile", "sourcedir",
+    "confdir", "bindaddress", "local", "hwtimestamp", "ntsdumpdir", "clientloglimit", "leapsectz",
+}  # fmt: skip
+# directive: (least, most, default) of its options; chrony.conf(5), "ratelimit"
+RATELIMIT = {"interval": (-19, 12, 3), "burst": (1, 255, 8), "leak": (1, 4, 2), "kod": (0, 4, 0)}
+
+
+class _Access:
+    """allow and deny: the longest prefix's rule holds; `all` forgets those below it."""
+
+    def __init__(self) -> None:
+        self.rules: dict[Network, tuple[bool, Line]] = {}
+
+    def add(self, line: Line, draft: Draft) -> None:
+        """Reads `allow [all] [subnet]`."""
+        words = list(line.arguments)
+        whole = bool(words) and words[0].lower() == "all"
+        words = words[1:] if whole else words
+        try:
+            prefixes = [_prefix(words[0])] if words else [*_everyone()]
+        except ValueError:
+            draft.note(line, "a name is not resolved: write its address, or leave it to chronyd.")
+            return
+        for prefix in prefixes:
+            if whole:
+                self.rules = {
+                    one: rule for one, rule in self.rules.items() if not _within(one, prefix)
+                }
+            self.rules[prefix] = (line.directive == "allow", line)
+
+    def carry(self, draft: Draft) -> None:
+        """Blocks what is denied, and limits what is allowed within that."""
+        for prefix, (allowed, line) in sorted(self.rules.items(), key=lambda one: one[0].prefixlen):
+            above = [
+                rule
+                for one, (rule, _) in self.rules.items()
+                if one != prefix and _within(prefix, one)
+            ]
+            if not allowed and prefix.prefixlen:
+                draft.classify(prefix, line, "block")
+            elif allowed and False in above:
+                draft.classify(prefix, line, "limit")
+        everyone = [rule for one, (rule, _) in self.rules.items() if not one.prefixlen]
+        some = next((line for allowed, line in self.rules.values() if allowed), None)
+        if some and True not in everyone:
+            draft.note(
+                some,
+                OTHERS.format("allows"),
+            )
+
+
+def _everyone() -> tuple[Network, Network]:
+    return ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0")
+
+
+def _prefix(text: str) -> Network:
+    """chronyd takes 1.2 for 1.2.0.0/16. Raises ValueError."""
+    address, slash, bits = text.partition("/")
+    parts = address.split(".")
+    if ":" not in address and len(parts) < 4 and all(one.isdigit() for one in parts):
+        address = ".".join(parts + ["0"] * (4 - len(parts)))
+        bits = bits if slash else str(8 * len(parts))
+    return ipaddress.ip_network(f"{address}/{bits}" if bits else address, strict=False)
+
+
+def _within(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
+
+
+def _ratelimit(line: Line, draft: Draft) -> None:
+    found = {name: default for name, (_, _, default) in RATELIMIT.items()}
+    words = [one.lower() for one in line.arguments]
+    for name, value in zip(words[::2], [*words[1::2], ""], strict=False):
+        try:
+            least, most, _ = RATELIMIT[name]
+            found[name] = min(max(int(value), least), most)
+        except (KeyError, ValueError):
+            draft.note(line, f"{name} {value}: not understood: chronyd would not start with it.")
+            return
+    wanted = Fraction(2) ** -found["interval"]
+    rate = rate_of(wanted)
+    burst = burst_of(found["burst"], rate)
+    draft.limit = (Kept(rate, burst, Fraction(1, 2 ** found["leak"]), found["kod"] > 0), line)
+    if rate.per_second != wanted or burst != found["burst"]:
+        draft.note(line, f"carried over as near as a policy can say it: {rate} burst {burst}.")
+
+
+def _port(line: Line, draft: Draft) -> None:
+    port = _whole(line)
+    if port and port < 65536:
+        draft.ports = {port: line}
+    else:
+        draft.note(line, "chronyd serves nobody then: there is nothing to guard.")
+
+
+def _bind(line: Line, draft: Draft) -> None:
+    try:
+        address = ipaddress.ip_address(line.arguments[0] if line.arguments else "")
+    except ValueError:
+        draft.note(line, "no address: destinations are left open.")
+        return
+    if address.is_unspecified or address.is_loopback or address.is_link_local:
+        return
+    draft.destinations[address] = line
+
+
+def source(line: Line, draft: Draft) -> None:
+    """A server that this host asks: its answers pass unlimited, if its address is known."""
+    words = [one for one in line.arguments if one not in ("-4", "-6")]
+    try:
+        draft.upstreams[ipaddress.ip_network(words[0] if words else "")] = line
+    except ValueError:
+        draft.note(
+            line,
+            "a name is not resolved. Answers from servers that are not in upstreams share the rate "
+            "of [answers], 1000/second for each CPU: enough, unless somebody floods this host.",
+        )
+
+
+def _whole(line: Line) -> int | None:
+    try:
+        return int(line.arguments[0])
+    except (IndexError, ValueError):
+        return None
+
+
+def _noted(why: str) -> Callable[[Line, Draft], None]:
+    return lambda line, draft: draft.note(line, why)
+
+
+def _interface(line: Line, draft: Draft) -> None:
+    if line.arguments:
+        draft.interfaces[line.arguments[0]] = line
+
+
+def _table(line: Line, draft: Draft) -> None:
+    size = _whole(line)
+    # 64 bytes each in chronyd, as here
+    count = 1 << math.ceil(math.log2(max(size or 0, 1) / 64)) if size and size > 64 else 0
+    draft.note(
+        line,
+        f"room for some {count} clients in chronyd; ntpguard's default is 1,048,576 sources "
+        "(capacity in [sources]).",
+    )
+
+
+_FILES = "is not followed: name those files on the command line as well, after this one."
+DIRECTIVES: dict[str, Callable[[Line, Draft], None]] = {
+    "ratelimit": _ratelimit,
+    "port": _port,
+    "bindaddress": _bind,
+    "binddevice": _interface,
+    "server": source,
+    "pool": source,
+    "peer": source,
+    "clientloglimit": _table,
+    "noclientlog": _noted(
+        "ratelimit is without effect in chronyd then; ntpguard keeps its own table."
+    ),
+    "ntsratelimit": _noted(
+        "NTS key establishment is TCP port 4460: ntpguard passes it. Keep this line."
+    ),
+    "cmdratelimit": _noted("chronyc's port is not NTP: ntpguard passes it. Keep this line."),
+    "cmdallow": _noted("chronyc's port is not NTP: ntpguard passes it. Keep this line."),
+    "cmddeny": _noted("chronyc's port is not NTP: ntpguard passes it. Keep this line."),
+    "include": _noted(_FILES),
+    "confdir": _noted(_FILES),
+    "sourcedir": _noted(_FILES),
+}
+
+
+def read(lines: Iterable[Line], draft: Draft) -> None:
+    """Carries over what there is. What has nothing to do with clients is passed over."""
+    access = _Access()
+    for line in lines:
+        if line.directive in ("allow", "deny"):
+            access.add(line, draft)
+        elif line.directive in DIRECTIVES:
+            DIRECTIVES[line.directive](line, draft)
+    access.carry(draft)

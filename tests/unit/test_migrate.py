@@ -1,0 +1,186 @@
+"""Other daemons' configuration as a policy: what is carried over, what is noted, nothing that breaks."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntpguard.cli import main
+from ntpguard.errors import UsageError
+from ntpguard.migrate import KINDS, chrony, migrated, ntp
+from ntpguard.migrate.draft import Draft
+from ntpguard.policy.check import parse_policy
+from ntpguard.policy.model import Policy
+
+PEERS = Path(__file__).parents[2] / "build/peers"
+DEBIANS = [
+    PEERS / "usr/share/chrony/chrony.conf",
+    *sorted((PEERS / "usr/share/doc/chrony/examples").glob("chrony.conf.example*")),
+    PEERS / "etc/ntpsec/ntp.conf",
+]
+
+
+def policy(text: str, kind: str | None = None) -> Policy:
+    return parse_policy(migrated([("f.conf", text)], kind).toml())
+
+
+def notes(text: str, kind: str | None = None) -> dict[int, str]:
+    return {one.line.number: one.why for one in migrated([("f.conf", text)], kind).notes}
+
+
+def classes(text: str) -> dict[str, tuple[str, bool, bool]]:
+    return {
+        str(prefix): (one.action, one.kod, one.control)
+        for one in policy(text).classes[1:]
+        for prefix in one.prefixes
+    }
+
+
+@pytest.mark.parametrize("file", DEBIANS, ids=lambda path: path.name)
+def test_debians_own_files_come_to_a_policy_that_only_observes(file: Path) -> None:
+    found = policy(file.read_text())
+    assert (found.mode, found.interfaces) == ("observe", ())
+
+
+@pytest.mark.parametrize(
+    ("line", "rate", "burst", "leak", "kod"),
+    [
+        ("ratelimit", "450/hour", 8, Fraction(1, 4), False),
+        ("ratelimit interval 1 burst 16 leak 3", "30/minute", 16, Fraction(1, 8), False),
+        ("RateLimit Interval -4 kod 2", "16/second", 8, Fraction(1, 4), True),
+        ("ratelimit interval 12 burst 1 leak 1", "22/day", 1, Fraction(1, 2), False),
+        ("ratelimit interval -19 burst 255", "10000/second", 255, Fraction(1, 4), False),
+    ],
+)
+def test_chronys_ratelimit_is_the_limit(
+    line: str, rate: str, burst: int, leak: Fraction, kod: bool
+) -> None:
+    default = policy(f"! a comment\n{line}\n").classes[0]
+    assert (str(default.rate), default.burst, default.leak, default.kod) == (rate, burst, leak, kod)
+
+
+def test_chronys_allow_and_deny_are_blocks_where_the_longest_prefix_says_so() -> None:
+    assert classes(
+        "allow\ndeny 198.51.100.0/24\nallow 198.51.100.7\ndeny 203.0\nallow all 203.0.113.0/24\n"
+    ) == {
+        "198.51.100.0/24": ("block", True, False),
+        "198.51.100.7/32": ("limit", True, False),
+        "203.0.0.0/16": ("block", True, False),
+        "203.0.113.0/24": ("limit", True, False),
+    }
+    # `all` forgets what is below
+    assert classes("deny 198.51.100.7\nallow all 198.51.100.0/24\n") == {}
+    assert "still refused by the daemon" in notes("allow 198.51.100.0/24\n")[1]
+    assert notes("allow\nallow 198.51.100.0/24\n") == {}
+
+
+def test_what_chrony_has_besides_is_carried_over_or_named_with_its_line() -> None:
+    text = (
+        "port 1123\nbindaddress 198.51.100.1\nbindaddress ::\nbinddevice eth1\n"
+        "server 203.0.113.8 iburst\npool pool.example.net\ncmdratelimit\ninclude /etc/other.conf\n"
+        "driftfile /var/lib/chrony/drift\nratelimit interval many\nport 0\n"
+    )
+    found = policy(text)
+    assert (found.ports, found.interfaces) == ((1123,), ("eth1",))
+    assert [str(one) for one in found.destinations] == ["198.51.100.1"]
+    assert [str(one) for one in found.upstreams] == ["203.0.113.8/32"]
+    assert set(notes(text)) == {6, 7, 8, 10, 11}
+    assert "/etc/other.conf" in migrated([("f.conf", text)]).toml()
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "burst", "kod"),
+    [
+        ("restrict default limited kod\n", "10/minute", 10, True),
+        ("restrict default limited\ndiscard average 4\n", "257/hour", 8, False),
+        ("restrict default limited\ndiscard average 0\n", "1/second", 8, False),
+        ("leapfile /var/lib/ntpsec/leap\nrestrict default kod limited\n", "1/second", 20, True),
+        # ntpsec limits without being told
+        ("limit average 2.5 burst 40 kod 0.5\n", "150/minute", 40, False),
+    ],
+)
+def test_ntpds_and_ntpsecs_limited_is_the_limit(
+    text: str, rate: str, burst: int, kod: bool
+) -> None:
+    default = policy(text).classes[0]
+    assert default.kod == kod and default.burst == burst
+    wanted = {"257/hour": "6172/day"}.get(rate, rate)
+    assert str(default.rate) == wanted
+
+
+def test_restrictions_of_prefixes_are_classes() -> None:
+    text = (
+        "restrict default kod limited noquery\nrestrict 127.0.0.1\nrestrict -6 ::1\n"
+        "restrict 198.51.100.0 mask 255.255.255.0 nomodify\nrestrict 198.51.100.9 noquery\n"
+        "restrict 203.0.113.0 mask 255.255.255.0 ignore\n"
+        "restrict 2001:db8:: mask ffff:ffff:: limited noquery\n"
+        "restrict 2001:db8:1::/48 limited kod\n"
+    )
+    assert classes(text) == {
+        "198.51.100.0/24": ("exempt", True, True),
+        "198.51.100.9/32": ("exempt", True, False),
+        "203.0.113.0/24": ("block", True, False),
+        "2001:db8::/32": ("limit", False, False),
+        "2001:db8:1::/48": ("limit", True, True),
+    }
+    assert notes(text) == {}
+
+
+def test_what_ntpd_has_besides_is_carried_over_or_named_with_its_line() -> None:
+    text = (
+        "restrict default\nrestrict source notrap\nrestrict host.example.net limited\n"
+        "mru maxdepth 5000\nmru maxmem 4096\ninterface listen 198.51.100.1\ninterface ignore wildcard\n"
+        "disable monitor\nincludefile other.conf\ndiscard average x\nrestrict 198.51.100.1 wrong\n"
+    )
+    assert policy(text).capacity == 5000
+    assert [str(one) for one in policy(text).destinations] == ["198.51.100.1"]
+    assert set(notes(text)) == {1, 2, 3, 5, 7, 8, 9, 10, 11}
+
+
+WORDS = st.sampled_from(
+    [
+        *(*chrony.DIRECTIVES, *sorted(ntp.TELLING), *sorted(ntp.FLAGS), *chrony.RATELIMIT),
+        *("allow", "deny", "all", "default", "mask", "average", "minimum", "listen", "-6"),
+        *("198.51.100.0/24", "2001:db8::1", "::", "0.0.0.0/0", "::/0", "255.0.255.0", "1.2"),
+        *("1", "-1", "0", "9" * 20, "1e400", "nan", "inf", "-0.5", "x", "#", "!", '"\\'),
+    ]
+)
+
+
+@given(
+    st.lists(st.lists(WORDS | st.text(max_size=8), min_size=1, max_size=7), max_size=12),
+    st.sampled_from([None, *KINDS]),
+)
+def test_whatever_is_read_comes_to_a_valid_policy_or_a_clear_error(
+    lines: list[list[str]], kind: str | None
+) -> None:
+    text = "\n".join(" ".join(words) for words in lines)
+    try:
+        draft = migrated([("f.conf", text)], kind)
+    except UsageError as error:
+        assert kind is None and "--from" in str(error)
+    else:
+        assert isinstance(draft, Draft) and parse_policy(draft.toml()).mode == "observe"
+
+
+def test_the_command_reads_several_files_and_names_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").write_text("ratelimit\n")
+    (tmp_path / "b.conf").write_text("deny 203.0.113.0/24\ncmdratelimit\n")
+    files = [str(tmp_path / name) for name in ("a.conf", "b.conf")]
+    done = CliRunner().invoke(main, ["-q", "-o", "json", "migrate", *files])
+    data = json.loads(done.output)["data"]
+    assert done.exit_code == 0 and len(parse_policy(data["policy"]).classes) == 2
+    assert [(one["file"], one["line"], one["directive"]) for one in data["notes"]] == [
+        (files[1], 2, "cmdratelimit")
+    ]
+    for arguments, says in (
+        ([str(tmp_path)], "cannot be read: Is a directory"),
+        ([str(tmp_path / "none")], "No such file"),
+        (["--from", "ntpd"], "Missing argument"),
+    ):
+        done = CliRunner().invoke(main, ["migrate", *arguments])
+        assert done.exit_code == 2 and says in done.output
