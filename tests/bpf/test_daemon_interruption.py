@@ -19,7 +19,7 @@ from tests.bpf.test_interruption import STRIDE, forget
 from tests.bpf.test_lifecycle import NAMES, guarded, left, pytestmark, running_policy, up, where
 
 __all__ = ["pytestmark", "where"]
-# start and reload call bpf() 500 times; every one with NTPGUARD_ALL=1, a quarter of an hour
+# start and reload call bpf() 500 times; every one with NTPGUARD_ALL=1, 25 minutes
 BPF_STRIDE = 1 if STRIDE == 1 else 61
 CREDENTIALS = struct.Struct("3i")
 RELOADED = POLICY.replace(f'"{NAMES[0]}"', f'"{NAMES[0]}", "{NAMES[1]}"') + (
