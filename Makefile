@@ -1,7 +1,7 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test; make test-newest: with the newest libraries
 # make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
-.PHONY: setup demo lab test test-newest test-kernels model attacks lint reference build deb test-deploy bench clean
+.PHONY: setup demo lab test test-newest test-kernels model attacks lint reference build deb test-deploy soak bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -113,6 +113,12 @@ test-deploy: setup deb build
 	tests/deploy/debootstrap bookworm trixie
 	$(PYTHON) -m pip download --quiet --dest build/deploy/wheels dist/ntpguard-*.whl hatchling
 	tests/private $(PYTHON) -m pytest tests/deploy
+
+# attack, changes, restarts and scrapes for so long; writes tests/soak/RESULT.json
+MINUTES := 60
+
+soak: setup
+	tests/private $(PYTHON) -m tests.soak $(MINUTES) --write
 
 bench: setup
 	tests/private $(PYTHON) -m tests.bench $(BENCH)

@@ -29,7 +29,7 @@ TESTS = {
         3,
         ("tests/unit", "tests/docs", "tests/bpf", "tests/faults", "tests/model", "tests/attack"),
     ),
-    "alone": Part(1, ("tests/lab", "tests/bench")),
+    "alone": Part(1, ("tests/lab", "tests/bench", "tests/soak")),
 }
 SLOW = "tests/deploy"  # make test-deploy
 # what depends on click, prometheus-client, pyroute2 or rich

@@ -1,9 +1,10 @@
 """A Debian that is booted, its own systemd as process 1, in the network namespace of the test."""
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,23 +77,22 @@ def booted(
     command += ["--system-call-filter=bpf"]  # containers are forbidden it
     # the whole of /sys, as on a machine: without this there is no fs/bpf
     environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=environment,
-    ) as nspawn:
-        try:
-            one = Machine(root, _leader(nspawn))
-            wait_for(
-                lambda: (
-                    one.run("systemctl", "is-system-running", code=None).strip()
-                    in ("running", "degraded")
-                ),
-                "the machine is up",
-            )
-            yield one
-        finally:
-            nspawn.kill()  # and with it the machine
-            nspawn.wait()
-            subprocess.run(["umount", "--lazy", str(bpffs)], check=True)
+    with ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", "--lazy", str(bpffs)], check=True)
+        nspawn = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment
+        )
+        stack.callback(nspawn.wait)
+        stack.callback(nspawn.kill)
+        leader = _leader(nspawn)
+        stack.callback(nspawn.wait)
+        stack.callback(os.kill, leader, signal.SIGKILL)  # and with it all the others
+        one = Machine(root, leader)
+        wait_for(
+            lambda: (
+                one.run("systemctl", "is-system-running", code=None).strip()
+                in ("running", "degraded")
+            ),
+            "the machine is up",
+        )
+        yield one

@@ -13,8 +13,10 @@ from tests.bpf.daemon import wait_for
 from tests.deploy.chroot import ROOT, debian
 from tests.deploy.machine import Machine, booted
 from tests.deploy.net import CLIENT, PEER, SERVER, network
-from tests.deploy.test_boot import CHRONY
+from tests.deploy.test_boot import ANYWAY, CHRONY
 
+# as Debian's wrapper starts it, but for giving its privileges away, which wants that capability too
+NTPSEC = f"{ANYWAY}[Service]\nType=simple\nExecStart=\nExecStart=/usr/sbin/ntpd -n\n"
 README = (ROOT / "vagrant/README.md").read_text(encoding="utf-8")
 
 
@@ -24,9 +26,9 @@ def machine(within: str | None = None) -> Iterator[Machine]:
     with debian("bookworm") as root:
         packages = ("systemd-sysv", "dbus", "iproute2", "mawk", "procps")
         root.run("apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages)
-        # a client must not set this host's clock; the capability is not there either
-        (root / "/etc/systemd/system/chrony.service.d").mkdir()
-        (root / "/etc/systemd/system/chrony.service.d/test.conf").write_text(CHRONY)
+        for daemon, text in (("chrony", CHRONY), ("ntpsec", NTPSEC)):
+            (root / f"/etc/systemd/system/{daemon}.service.d").mkdir()
+            (root / f"/etc/systemd/system/{daemon}.service.d/test.conf").write_text(text)
         (root / "/ntpguard").mkdir()
         with booted(root, within=within, binds=[f"{ROOT}:/ntpguard"]) as one:
             yield one
