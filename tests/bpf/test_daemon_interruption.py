@@ -60,7 +60,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
     one.socket.close()
 
 
-@pytest.mark.timeout(1200 if STRIDE == 1 else 400)
+@pytest.mark.timeout(3000 if STRIDE == 1 else 400)
 @pytest.mark.parametrize("before", ["nothing", "guarded"])
 def test_what_is_killed_at_any_call_leaves_enforcement_and_is_taken_over(
     where: Path, tmp_path: Path, manager: Manager, before: str

@@ -44,7 +44,7 @@ def interrupting(request: pytest.FixtureRequest) -> Iterator[tuple[signal.Signal
         yield request.param, one
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(2000 if STRIDE == 1 else 400)
 @pytest.mark.parametrize("command", BEFORE)
 def test_what_is_interrupted_at_any_call_is_put_right_by_the_next_up_or_down(
     where: Path,
@@ -114,7 +114,7 @@ def live_state() -> tuple[Any, ...]:
     return found, now["mode"], now["mode_after"], first["rate"], first["until"] is not None
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(2000 if STRIDE == 1 else 400)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_live_change_that_is_interrupted_at_any_call_is_made_whole_or_not_at_all(
     where: Path, interrupting: tuple[signal.Signals, Runner], change: str
