@@ -1,7 +1,7 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test; make test-newest: with the newest libraries
 # make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
-.PHONY: setup demo lab test test-newest test-kernels model attacks lint reference build deb test-deploy soak bench clean
+.PHONY: setup demo lab test test-newest test-kernels model attacks lint reference build deb test-deploy fuzz soak bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -9,9 +9,11 @@ PYTHON := $(VENV)/bin/python
 BPF := $(wildcard bpf/*.h bpf/*.c)
 
 PACKETS := 10000000
+# of make soak and make fuzz
+MINUTES := 60
 
 # to build, to run, and to check; services that a package would start stay down
-PACKAGES := clang clang-format libbpf-dev libbpf1 linux-libc-dev python3-venv \
+PACKAGES := clang clang-format libclang-rt-14-dev libbpf-dev libbpf1 linux-libc-dev python3-venv \
 	python3-click python3-prometheus-client python3-pyroute2 python3-rich python3-bpfcc \
 	iproute2 ethtool iputils-ping tcpdump chromium chromium-driver util-linux procps strace bpftool systemd prometheus \
 	nftables iptables groff zsh fish python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
@@ -72,11 +74,17 @@ test-newest: setup build/newest/.done
 
 # the newest kernel of each suite, booted under emulation: slow, and not part of test
 SUITES := bullseye bookworm trixie trixie-backports
+NEWEST_CLANG = $(shell apt-cache search --names-only '^clang-[0-9]+$$' | cut -d' ' -f1 | sort -V | tail -1)
+OTHER_OBJECT := build/kernels/newest-clang.bpf.o
 
+# with the object of the build, and with that of the newest clang that is packaged
 test-kernels: setup
-	tests/setup-packages qemu-system-x86
+	tests/setup-packages qemu-system-x86 $(NEWEST_CLANG)
 	tests/kernels/fetch $(SUITES)
 	$(PYTHON) -m tests.kernels $(SUITES:%=build/kernels/%/root)
+	CLANG=$(NEWEST_CLANG) $(PYTHON) -m tests.bpf.clang bpf/ntpguard.bpf.c $(OTHER_OBJECT)
+	NTPGUARD_OBJECT=$(OTHER_OBJECT) tests/private $(PYTHON) -m pytest -q tests/bpf/test_packets.py tests/bpf/test_limit.py
+	NTPGUARD_OBJECT=$(OTHER_OBJECT) $(PYTHON) -m tests.kernels $(SUITES:%=build/kernels/%/root)
 
 model: setup
 	tests/private $(PYTHON) -m tests.model.run $(PACKETS)
@@ -93,7 +101,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c)
+	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c tests/fuzz/*.c)
 
 # wheel and sdist
 build: setup
@@ -114,9 +122,11 @@ test-deploy: setup deb build
 	$(PYTHON) -m pip download --quiet --dest build/deploy/wheels dist/ntpguard-*.whl hatchling
 	tests/private $(PYTHON) -m pytest tests/deploy
 
-# attack, changes, restarts and scrapes for so long; writes tests/soak/RESULT.json
-MINUTES := 60
+# the packet path under libFuzzer for so long; writes tests/fuzz/RESULT.json and the corpus
+fuzz: setup
+	$(PYTHON) -m tests.fuzz $(MINUTES) --write
 
+# attack, changes, restarts and scrapes for so long; writes tests/soak/RESULT.json
 soak: setup
 	tests/private $(PYTHON) -m tests.soak $(MINUTES) --write
 

@@ -27,7 +27,15 @@ class Part:
 TESTS = {
     "together": Part(
         3,
-        ("tests/unit", "tests/docs", "tests/bpf", "tests/faults", "tests/model", "tests/attack"),
+        (
+            "tests/unit",
+            "tests/docs",
+            "tests/bpf",
+            "tests/model",
+            "tests/attack",
+            "tests/fuzz",
+            "tests/faults",
+        ),
     ),
     "alone": Part(1, ("tests/lab", "tests/bench", "tests/soak")),
 }

@@ -1,5 +1,6 @@
 """The generated pages are those of the code, and read well."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -34,3 +35,11 @@ def test_every_command_and_exit_code_is_in_the_reference() -> None:
 
 def test_the_page_on_migrated_policies_has_the_models_figures() -> None:
     assert migration.PAGE.read_text(encoding="utf-8") == migration.page()
+
+
+def test_every_statement_on_security_has_a_test_that_there_is() -> None:
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| `(tests/\S+\.py)::(test_\w+)` \|$", page, re.M)
+    assert len(rows) == page.count("\n| ") - 1
+    for statement, file, name in rows:
+        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), statement

@@ -11,5 +11,5 @@
 | pins that are missing, of another kind, rubbish | test_pins.py; bpf/test_daemon.py (bpffs unmounted, pins removed by hand) |
 | interruption at each state-changing call | bpf/test_interruption.py (up, down, live changes), bpf/test_apply_interruption.py, bpf/test_daemon_interruption.py (start and reload); that no call is left out: test_calls.py |
 | another writer is at work | bpf/test_daemon.py, test_versions.py |
-| a local user who is not root | test_local_user.py; bpf/test_exporter.py (a thousand slow clients), bpf/test_page.py (proxies), bpf/test_daemon.py (a port in use) |
+| a local user who is not root | test_local_user.py, test_hostile.py; bpf/test_exporter.py (a thousand slow clients), bpf/test_page.py (proxies), bpf/test_daemon.py (a port in use) |
 """

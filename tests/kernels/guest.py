@@ -58,7 +58,7 @@ def check() -> None:
         try:
             step()
             print(f"{step.__name__}: ok")
-        except Exception:
+        except (Exception, SystemExit):
             log = [line for line in libbpf._messages if not line.startswith("libbpf: ")]
             print(*log[-LOG_LINES:], sep="\n")
             traceback.print_exc(limit=-1)
