@@ -7,11 +7,12 @@ an entry, and why, is a note in the running policy's document.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ntpguard import abi
-from ntpguard.errors import UsageError
+from ntpguard.errors import NtpguardError, UsageError
 from ntpguard.kernel import libbpf
 from ntpguard.moments import Moment, monotonic_ns
 from ntpguard.policy.kinds import Network, network_of
@@ -130,7 +131,8 @@ def clear_entry(descriptors: Mapping[str, int], prefix: Network) -> LiveEntry | 
             if _covers(prefix, one.prefix):
                 _store(descriptors, one, stored)
         if not stored:
-            set_root_bit(descriptors, abi.ROOT_ENTRIES_SHIFT + family, False)
+            with suppress(NtpguardError):  # then packets look into an empty trie
+                set_root_bit(descriptors, abi.ROOT_ENTRIES_SHIFT + family, False)
     return gone
 
 

@@ -65,7 +65,7 @@ def _interfaces(guard: Running, at: Path) -> list[str]:
     if not attached:
         found.append("no guarded interface exists any more: run ntpguard up again")
     for one in attached:
-        loaded = _loaded_mac(guard, pinned.interface_pins(at, one.ifindex))
+        loaded = _loaded_mac(pinned.interface_pins(at, one.ifindex))
         if loaded is not None and loaded != macs.get(one.ifindex):
             found.append(
                 f"{one.name}: its MAC address is now {macs[one.ifindex].hex(':')}, the program was "
@@ -74,10 +74,8 @@ def _interfaces(guard: Running, at: Path) -> list[str]:
     return found
 
 
-def _loaded_mac(guard: Running, own: Path) -> bytes | None:
+def _loaded_mac(own: Path) -> bytes | None:
     """The address that the running program compares with; None if it cannot be told."""
-    if guard.table.abi != abi.ABI:
-        return None
     try:
         raw = maps.constants(own)
     except PermissionNeeded:

@@ -1,9 +1,10 @@
 """What an up keeps of the guard that runs; sources and live entries it always keeps."""
 
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
-from ntpguard import running, tries
+from ntpguard import abi, running, tries
 from ntpguard.kernel import maps
 from ntpguard.policy.model import Policy
 
@@ -22,9 +23,11 @@ def kept(at: Path, policy: Policy, file: str | None, keep: Keep) -> tuple[Policy
     """
     new = running.new_document(policy, file)
     before = None
-    if keep != Keep.NOTHING and maps.are_whole(at):
-        with maps.opened(at) as descriptors:
-            before = running.find_document(descriptors)
+    if keep != Keep.NOTHING and at.exists():
+        # what cannot be used is told, or made anew, by the up that follows
+        with suppress(maps.Unusable), maps.opened(at) as descriptors:
+            if running.read_table(descriptors["table"]).abi == abi.ABI:
+                before = running.find_document(descriptors)
             if before and keep == Keep.POLICY:
                 return tries.whole_policy(descriptors, before), before
     if before and all(before.get(key) == new.get(key) for key in ("text", "kept")):

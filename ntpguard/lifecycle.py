@@ -296,12 +296,16 @@ def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
 
     Raises NtpguardError if they are not and `running_now`: they hold its sources.
     """
-    if running_now:
-        maps.require_whole(at)
-    elif not maps.are_whole(at):
+    if not at.exists():
         return False
-    with maps.descriptor(at / "table") as fd:
-        difference = table_difference(running.read_table(fd), compiled.table)
+    try:
+        with maps.opened(at) as descriptors:
+            table = running.read_table(descriptors["table"])
+    except maps.Unusable:
+        if running_now:
+            raise
+        return False
+    difference = table_difference(table, compiled.table)
     if difference and running_now:
         raise NtpguardError(difference)
     return difference is None
@@ -400,7 +404,10 @@ def _link(program: int, one: interfaces.Interface, xdp: str) -> int:
     try:
         return libbpf.link_create(program, one.ifindex, ATTACH_FLAGS[xdp])
     except libbpf.BpfError as error:
-        # these two come with a remedy of their own
-        told = error.errno in (errno.EOPNOTSUPP, errno.EBUSY)
+        if all(one.ifindex != other.ifindex for other in interfaces.interfaces()):
+            gone = f"{one.name}: gone while it was being attached: when it is back"
+            raise NtpguardError(f"{gone}: ntpguard up {one.name}") from None
+        # these come with a remedy of their own
+        told = error.errno in (errno.EOPNOTSUPP, errno.EBUSY, errno.ENOMEM)
         remedy = "" if told or xdp == "skb" else ": try --xdp skb"
         raise NtpguardError(f"{one.name}: {error}{remedy}") from None

@@ -4,13 +4,13 @@ not made, and each is logged. The policy file stays as it is.
 
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ntpguard import entries, journal, running, temporary
-from ntpguard.errors import PolicyError, UsageError
+from ntpguard.errors import NtpguardError, PolicyError, UsageError
 from ntpguard.kernel import libbpf
 from ntpguard.moments import Moment
 from ntpguard.policy.check import check_limit
@@ -121,7 +121,10 @@ def set_entry(
         new = stored[prefix] = entries.set_entry(descriptors, prefix, action, seconds)
         note = entries.Note(journal.who(), reason)
         noted = entries.with_notes(document, stored, new, note)
-        running.write_document(descriptors, noted)
+        try:
+            running.write_document(descriptors, noted)
+        except NtpguardError as error:  # packets see the entry already
+            warn(f"{prefix}: {action.word} holds, but who set it and why is not noted: {error}")
         because = f": {reason}" if reason else ""
         journal.record(f"entry {prefix}: {_state(before)} -> {_state(new)}{because}")
         return new
@@ -137,8 +140,9 @@ def clear_entry(bpffs: Path, prefix: Network) -> entries.LiveEntry:
             hint = f"near it: {', '.join(near[:8])}" if near else "ntpguard entries lists them"
             raise UsageError(f"{prefix}: no live entry has exactly this prefix: {hint}")
         entries.clear_entry(descriptors, prefix)
-        document = running.read_document(descriptors)
-        running.write_document(descriptors, entries.with_notes(document, stored))
+        with suppress(NtpguardError):  # a note without an entry is never shown
+            document = running.read_document(descriptors)
+            running.write_document(descriptors, entries.with_notes(document, stored))
         journal.record(f"entry {prefix}: {_state(gone)} -> none")
         return gone
 

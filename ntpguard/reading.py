@@ -59,6 +59,7 @@ class Running:
         self._links = links
         self._at = at
         self.table = running.read_table(descriptors["table"])
+        running.require_abi(self.table)
         self.seed = (int(self.table.seed[0]), int(self.table.seed[1]))
 
     def interfaces(self) -> list[AttachedInterface]:

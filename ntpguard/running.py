@@ -9,8 +9,9 @@ import ctypes
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from ntpguard.policy.settings import SOURCE_RATE
 from ntpguard.words import Mode
 
 Document = temporary.Document
+PACKET_SECONDS = 0.1  # a thousand times what the program takes, interrupts included
 # what a policy's prefixes make of its flags
 PREFIX_FLAGS = (
     abi.POLICY_PREFIXES_IPV4
@@ -176,7 +178,8 @@ def write(
 def writing(bpffs: Path, *, wait: bool = True) -> Iterator[dict[str, int]]:
     """The maps of the running guard, to be changed by one writer at a time.
 
-    Raises NotRunning, PermissionNeeded; Busy, unless it is to `wait` for another writer.
+    Raises NotRunning, PermissionNeeded; NtpguardError if it is another version's; Busy, unless it
+    is to `wait` for another writer.
     """
     pinned.require(bpffs)
     with pinned.lock(bpffs, wait=wait):
@@ -184,6 +187,7 @@ def writing(bpffs: Path, *, wait: bool = True) -> Iterator[dict[str, int]]:
         if not maps.live_links(at):
             raise NotRunning()
         with maps.opened(at) as descriptors:
+            require_abi(read_table(descriptors["table"]))
             yield descriptors
 
 
@@ -268,6 +272,15 @@ def read_table(fd: int) -> abi.Table:
     return abi.Table.from_buffer_copy(raw)
 
 
+def require_abi(table: abi.Table) -> None:
+    """Raises NtpguardError if these maps mean something else to this version."""
+    if table.abi != abi.ABI:
+        raise NtpguardError(
+            f"the running table has ABI {table.abi}, this ntpguard {abi.ABI}: use the version that "
+            "made it, or run ntpguard down first (sources are forgotten), then ntpguard up"
+        )
+
+
 def write_local_addresses(
     descriptors: Mapping[str, int], addresses: set[Address] | None = None
 ) -> None:
@@ -303,29 +316,34 @@ def mapped(address: Address) -> bytes:
 
 
 def _commit(descriptors: Mapping[str, int], change: Callable[[int], int]) -> None:
-    new = change(read_root(descriptors))
-    new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
-    memory = libbpf.map_mmap(descriptors["shared"], abi.size(abi.Shared), writable=True)
-    try:
-        root = ctypes.c_uint64.from_buffer(memory)
-        root.value = new  # one aligned 8-byte store
-        del root
-    finally:
-        memory.close()
-    _wait_for_packets(descriptors, new)
+    with ExitStack() as held:
+        # first, for there may be no memory for them
+        empty = {}
+        for version, name, size in TRIES:
+            empty[name] = _trie(version, size, [])
+            held.callback(os.close, empty[name])
+        new = change(read_root(descriptors))
+        new = _next(new, abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
+        memory = libbpf.map_mmap(descriptors["shared"], abi.size(abi.Shared), writable=True)
+        try:
+            root = ctypes.c_uint64.from_buffer(memory)
+            root.value = new  # one aligned 8-byte store
+            del root
+        finally:
+            memory.close()
+        _wait_for_packets(descriptors, new, empty)
 
 
-def _wait_for_packets(descriptors: Mapping[str, int], root: int) -> None:
+def _wait_for_packets(descriptors: Mapping[str, int], root: int, empty: Mapping[str, int]) -> None:
     """Returns when no packet is judged any more that began before: the kernel waits so after each
     change of a map of maps (bpf_map_update_elem, Linux 4.20). The old prefixes are freed.
     """
     idle = 1 - abi.field(root, abi.ROOT_PREFIXES_SHIFT, 1)
-    for version, name, size in TRIES:
-        empty = _trie(version, size, [])
-        try:
-            _fill(descriptors[name], idle, empty.to_bytes(4, "little"))
-        finally:
-            os.close(empty)
+    try:
+        for name, trie in empty.items():
+            _fill(descriptors[name], idle, trie.to_bytes(4, "little"))
+    except libbpf.BpfError:
+        time.sleep(PACKET_SECONDS)  # the change is made: it is too late for an error
 
 
 def _next(word: int, shift: int, bits: int) -> int:

@@ -51,7 +51,7 @@ def list_(context: Context, count: int) -> None:
     found = kept.load() or Kept()
     both = [*sorted(found.open, key=lambda one: -one.start), *found.ended]
     shown = both[:count]
-    fresh = time.time() - found.written < STALE_SECONDS
+    fresh = abs(time.time() - found.written) < STALE_SECONDS  # the clock may have been set back
     rows = [
         (
             one.source,

@@ -125,7 +125,7 @@ class Guarding:
                 self._unmounted = False
             self._follow()
             if self._unmarked:
-                self._mark()
+                self._note()
         except Busy:
             raise
         except NtpguardError as error:
@@ -295,17 +295,23 @@ class Guarding:
                     self._log.error(f"{one.name}: not guarded: {error}")
 
     def _mark(self) -> None:
-        """Notes in the running policy's document whether the file is refused: status tells it."""
+        """Notes in the running policy's document whether the file is refused: status tells it. If
+        that cannot be, the next look tells why.
+        """
+        try:
+            self._note()
+        except NtpguardError:
+            self._unmarked = True
+
+    def _note(self) -> None:
         try:
             with running.writing(self._bpffs, wait=False) as descriptors, libbpf.uninterrupted():
                 document = running.read_document(descriptors)
                 if document.get("refused") != self.refused:
                     running.write_document(descriptors, {**document, "refused": self.refused})
-            self._unmarked = False
-        except Busy:
-            self._unmarked = True
         except NotRunning:
             pass  # it is noted when something is attached
+        self._unmarked = False
 
     def _save(self) -> None:
         try:
@@ -320,5 +326,8 @@ class Guarding:
 
 
 def _shortly(lines: list[str]) -> str:
+    """Without the value that is wrong: systemctl status and the page show it to everybody, and the
+    file may be one that was not meant, with secrets in it.
+    """
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return f"{lines[0]}{more}"
+    return f"{lines[0].partition(' (got ')[0]}{more}"

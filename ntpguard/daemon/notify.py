@@ -3,8 +3,7 @@
 import contextlib
 import os
 import socket
-
-from ntpguard.moments import monotonic_ns
+import time
 
 WAIT_SECONDS = 1.0  # for a manager that does not read now
 
@@ -27,7 +26,7 @@ def notify(*assignments: str) -> bool:
 
 def reloading() -> None:
     """Tells that a reload begins: systemd 253 compares the time with when it asked for it."""
-    microseconds = monotonic_ns() // 1000
+    microseconds = time.monotonic_ns() // 1000
     notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
 

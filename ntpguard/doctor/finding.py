@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ntpguard import health, lifecycle, reading
-from ntpguard.errors import NotRunning, NtpguardError
+from ntpguard.errors import NotRunning, NtpguardError, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import libbpf, maps
 from ntpguard.policy.model import Policy
@@ -58,8 +58,10 @@ def read_guard(bpffs: Path) -> Guard:
             return Guard(_programs(pinned.pins(bpffs)), guard.policy(), tuple(problems))
     except NotRunning:
         return Guard({})
-    except NtpguardError as error:
+    except PermissionNeeded as error:
         return Guard(None, why=str(error))
+    except NtpguardError as error:
+        return Guard(_programs(pinned.pins(bpffs)), problems=(str(error),))
 
 
 def _programs(at: Path) -> dict[int, int]:

@@ -228,10 +228,10 @@ def guard(host: Host) -> Answer:
     """What status would say."""
     if host.guard.programs is None:
         return Answer(UNKNOWN, host.guard.why, "sudo ntpguard doctor")
-    if host.guard.policy is None:
-        return Answer(OK, "not running")
     if host.guard.problems:
         return Answer(WARN, "; ".join(host.guard.problems), "ntpguard status")
+    if host.guard.policy is None:
+        return Answer(OK, "not running")
     return Answer(OK, f"runs, mode {host.guard.policy.mode}")
 
 

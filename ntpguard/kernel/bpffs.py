@@ -88,14 +88,18 @@ def attached(at: Path) -> dict[int, Path]:
     """Interface index -> its directory, for interfaces that have a link pinned."""
     found = {}
     for one in sorted(at.glob("if*")):
-        if (one / "link").exists():
-            found[int(one.name.removeprefix("if"))] = one
+        number = one.name.removeprefix("if")
+        if number.isdecimal() and os.path.lexists(one / "link"):
+            found[int(number)] = one
     return found
 
 
 def remove(path: Path) -> None:
     """Unpins everything below `path`; its absence is no error."""
-    shutil.rmtree(path, ignore_errors=True)
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_file(path: Path) -> None:
@@ -106,21 +110,25 @@ def remove_file(path: Path) -> None:
 @contextmanager
 def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
     """One writer at a time on this host. Waits for the other, or raises Busy; raises
-    PermissionNeeded, and NtpguardError for a bpffs that is read-only.
+    PermissionNeeded, and NtpguardError for a bpffs that is read-only or a directory that somebody
+    else has made.
     """
     top = bpffs / "ntpguard"
     try:
         top.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except PermissionError:
         raise PermissionNeeded(
             f"{top}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
         ) from None
+    except (FileExistsError, NotADirectoryError):
+        raise NtpguardError(f"{top}: not a directory: try rm {top}") from None
     except OSError as error:
         raise NtpguardError(
             f"{top}: cannot be used: {error.strerror}: see findmnt {bpffs}"
         ) from None
     try:
+        _require_own(fd, top)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -128,3 +136,15 @@ def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _require_own(fd: int, top: Path) -> None:
+    """Raises NtpguardError for a directory in which somebody else may change pins: a bpffs that is
+    mounted by hand lets everybody make one.
+    """
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise NtpguardError(
+            f"{top}: belongs to uid {found.st_uid}, mode {found.st_mode & 0o7777:04o}: others "
+            f"could take the guard down: if nothing runs, rm -r {top}, and try again"
+        )

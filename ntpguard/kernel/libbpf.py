@@ -261,6 +261,7 @@ _REMEDIES = {
     errno.EOPNOTSUPP: "the driver has no native XDP: try --xdp skb",
     errno.E2BIG: "the map is full",
     errno.ENOENT: "it is not there",
+    errno.ENOLINK: "its interface has gone: try again",
 }
 
 
@@ -292,7 +293,8 @@ def _listening() -> Any:
 
 
 def _tail() -> str:
-    lines = [line for line in _messages if line.strip()][-LOG_TAIL_LINES:]
+    told = (line for line in _messages if line.strip() and "created successfully" not in line)
+    lines = list(told)[-LOG_TAIL_LINES:]
     return "".join(f"\n  {line}" for line in lines)
 
 
@@ -411,6 +413,12 @@ def obj_get(path: Path, *, read_only: bool = False) -> int:
     """A new descriptor of what is pinned at `path`; the caller closes it."""
     options = _GetOpts(ctypes.sizeof(_GetOpts), F_RDONLY if read_only else 0)
     return _check(_library().bpf_obj_get_opts(os.fsencode(path), options), f"{path}: open")
+
+
+def kind(fd: int) -> str:
+    """What a descriptor is of: map, program or link."""
+    word = os.readlink(f"/proc/self/fd/{fd}").partition("bpf")[2].lstrip("-_")
+    return "program" if word == "prog" else word
 
 
 def map_create(
@@ -542,7 +550,10 @@ def map_mmap(fd: int, length: int, *, writable: bool = False) -> mmap.mmap:
     """`length` bytes of a memory-mapped array, from its first value on."""
     page = mmap.PAGESIZE
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(fd, -(-length // page) * page, mmap.MAP_SHARED, protection)
+    try:
+        return mmap.mmap(fd, -(-length // page) * page, mmap.MAP_SHARED, protection)
+    except OSError as error:
+        raise _failed(f"mapping {length} bytes of a map", error.errno or 0) from None
 
 
 def link_create(program: int, ifindex: int, flags: int) -> int:

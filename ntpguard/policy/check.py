@@ -10,7 +10,7 @@ from typing import Any
 
 from ntpguard.abi import DOCUMENT_BYTES
 from ntpguard.errors import PolicyError, UsageError
-from ntpguard.policy.complaints import Checker, text_and_digest
+from ntpguard.policy.complaints import Checker, bytes_of, text_and_digest
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
 from ntpguard.policy.prefixes import FEW
@@ -52,7 +52,7 @@ def unchanged(files: dict[str, str]) -> bool:
     """Whether a policy's files (Policy.files) are there, and their bytes still the same."""
     try:
         return bool(files) and all(
-            hashlib.sha256(Path(name).read_bytes()).hexdigest() == sha256
+            hashlib.sha256(bytes_of(Path(name))).hexdigest() == sha256
             for name, sha256 in files.items()
         )
     except OSError:

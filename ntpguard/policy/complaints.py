@@ -1,6 +1,7 @@
 """Collects what is wrong with a policy file, each with its line, while its values are read."""
 
 import difflib
+import errno
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,8 @@ from ntpguard.policy.kinds import BadItems
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.lines import lines_of
 from ntpguard.policy.settings import REQUIRED, Setting
+
+MOST_BYTES = 64 << 20  # four million prefixes
 
 Place = Key | str
 """A key of the policy file, or a line of another: "banned.txt:7"."""
@@ -26,9 +29,18 @@ def got(value: Any) -> str:
     return f"(got {text if len(text) <= 40 else text[:37] + '...'})"
 
 
+def bytes_of(file: Path) -> bytes:
+    """What a file holds. Raises OSError, also for one that does not end, like /dev/zero."""
+    with file.open("rb") as one:
+        raw = one.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB")
+    return raw
+
+
 def text_and_digest(file: Path) -> tuple[str, str]:
     """A file's text, and the SHA-256 of its bytes. Raises OSError, UnicodeDecodeError."""
-    raw = file.read_bytes()
+    raw = bytes_of(file)
     # some editors begin a file with a byte order mark
     return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
 
@@ -94,6 +106,8 @@ class Checker:
 
     def text_of(self, file: Path) -> str:
         """A file's text, noted in `files`. Raises OSError, UnicodeDecodeError."""
+        if file.exists() and not file.is_file():  # a pipe may keep a daemon waiting for ever
+            raise OSError(errno.EINVAL, "not a regular file")
         text, sha256 = text_and_digest(file)
         self.files.append((str(file.absolute()), sha256))
         return text

@@ -22,7 +22,7 @@ from ntpguard.cli import main
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import libbpf
 
-INJECTED_AT = 400  # more than any command makes
+INJECTED_AT = 800  # more than any command makes
 NO_DESCRIPTOR = 1 << 20
 # each makes one system call of that name, which fails
 CALLS: dict[str, Callable[[], object]] = {
