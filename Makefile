@@ -1,7 +1,7 @@
 # make demo: sets everything up, then the main job on real daemons
 # make test: sets everything up, then every test; make test-newest: with the newest libraries
 # make model: PACKETS packets through the model and the program; writes tests/model/RESULT.json
-.PHONY: setup demo lab test test-newest test-kernels model attacks lint reference build deb test-deploy fuzz soak bench clean
+.PHONY: setup demo lab test test-newest test-kernels model attacks lint reference build deb test-deploy clients fuzz soak bench clean
 .DEFAULT_GOAL := test
 
 VENV := .venv
@@ -101,7 +101,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c tests/fuzz/*.c)
+	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c tests/fuzz/*.c tests/faults/*.c)
 
 # wheel and sdist
 build: setup
@@ -117,11 +117,18 @@ deb:
 
 # installed, upgraded and removed for real, in Debian roots of its own: slow, and not part of test
 test-deploy: setup deb build
-	tests/setup-packages cpio debootstrap kmod qemu-system-x86 systemd-container
+	tests/setup-packages ansible ansible-lint cpio debootstrap kmod qemu-system-x86 systemd-container vagrant-libvirt
 	tests/deploy/debootstrap bookworm trixie
 	tests/kernels/fetch bookworm
 	$(PYTHON) -m pip download --quiet --dest build/deploy/wheels dist/ntpguard-*.whl hatchling
 	tests/private $(PYTHON) -m pytest tests/deploy
+
+# what real clients do on a KoD, on silence, and afterwards; writes docs/explanation/clients.md
+clients: setup
+	tests/setup-packages rdate libnet-ntp-perl python3-ntplib
+	command -v npm >/dev/null || tests/setup-packages nodejs npm
+	$(PYTHON) -m tests.clients.makes
+	tests/private $(PYTHON) -m tests.clients --write
 
 # the packet path under libFuzzer for so long; writes tests/fuzz/RESULT.json and the corpus
 fuzz: setup
