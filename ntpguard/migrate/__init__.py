@@ -35,9 +35,10 @@ def kind_of(lines: Iterable[Line]) -> str:
 def migrated(files: Iterable[tuple[str, str]], kind: str | None = None) -> Draft:
     """What the files, each a name and its text, come to. Raises UsageError."""
     lines = [line for name, text in files for line in lines_of(name, text)]
-    if kind is None:
-        kind = kind_of(lines)
-    draft = Draft(kind)
-    KINDS[kind].read(lines, draft)
+    told = kind or kind_of(lines)
+    draft = Draft(told)
+    KINDS[told].read(lines, draft)
+    if kind is None and draft.daemon == "ntpd":
+        draft.remarks.append("If it is ntpsec's, which limits without being told: --from ntpsec.")
     parse_policy(draft.toml())  # what is written is valid, whatever was read
     return draft

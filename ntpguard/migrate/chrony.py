@@ -5,7 +5,17 @@ import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from ntpguard.migrate.draft import EVERYONE, KODS, OTHERS, Draft, Kept, Line, burst_of, rate_of
+from ntpguard.migrate.draft import (
+    EVERYONE,
+    KODS,
+    NEAR,
+    OTHERS,
+    Draft,
+    Kept,
+    Line,
+    burst_of,
+    rate_of,
+)
 from ntpguard.policy.kinds import Address, Network
 
 # no other daemon's configuration has these
@@ -104,7 +114,7 @@ def _ratelimit(line: Line, draft: Draft) -> None:
     if found["kod"]:
         draft.note(line, KODS)
     if rate.per_second != wanted or burst != found["burst"]:
-        draft.note(line, f"carried over as near as a policy can say it: {rate} burst {burst}.")
+        draft.note(line, NEAR.format(rate, burst))
 
 
 def _port(line: Line, draft: Draft) -> None:

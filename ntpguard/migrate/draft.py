@@ -17,6 +17,7 @@ EVERYONE: tuple[Network, Network] = (
     ipaddress.IPv6Network("::/0"),
 )
 DEFAULT_CAPACITY = next(one.default for one in SETTINGS if one.key == "sources.capacity")
+NEAR = "carried over as near as a policy can say it: {} burst {}."
 KODS = (
     "KoDs are counted otherwise here: one for each source and kod.interval, none to a flood, none "
     "to those that did not heed them ([kod])."

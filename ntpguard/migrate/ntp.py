@@ -5,7 +5,17 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 
 from ntpguard.migrate.chrony import source
-from ntpguard.migrate.draft import EVERYONE, KODS, OTHERS, Draft, Kept, Line, burst_of, rate_of
+from ntpguard.migrate.draft import (
+    EVERYONE,
+    KODS,
+    NEAR,
+    OTHERS,
+    Draft,
+    Kept,
+    Line,
+    burst_of,
+    rate_of,
+)
 from ntpguard.policy.kinds import Address, Network, Rate
 
 # no chrony.conf has these
@@ -21,6 +31,7 @@ FLAGS = {
 }  # fmt: skip
 REFUSES = {"ignore", "noserve"}
 DAEMONS = {"notrust", "version", "flake"}  # what only a daemon can tell
+CARRIED = {"limited", "kod", "noquery"} | REFUSES | DAEMONS
 LIMIT = {"average": 1.0, "burst": 20.0, "kod": 0.5}  # ntpsec's
 
 
@@ -48,8 +59,9 @@ class _Reading:
             )
             return
         for prefix in prefixes:
-            before, _ = self.restricted.get(prefix, (set(), None))
-            self.restricted[prefix] = before | flags, line
+            before, where = self.restricted.get(prefix, (set(), None))
+            adds = (flags - before) & CARRIED
+            self.restricted[prefix] = before | flags, line if adds or not where else where
 
     def unrestrict(self, line: Line, draft: Draft) -> None:
         """ntpsec's: takes flags away; the whole restriction, if it names none."""
@@ -83,7 +95,10 @@ class _Reading:
             draft.note(line, "average must be more than 0.")
             return
         rate = rate_of(Fraction(found["average"]).limit_denominator(86400) or Fraction(1, 86400))
-        self.discard = Kept(rate, burst_of(int(min(found["burst"], 10**6)), rate)), line
+        burst = burst_of(int(min(found["burst"], 10**6)), rate)
+        self.discard = Kept(rate, burst), line
+        if float(rate.per_second) != found["average"] or burst != found["burst"]:
+            draft.note(line, NEAR.format(rate, burst))
         if "kod" in line.arguments:
             draft.note(line, KODS)
 

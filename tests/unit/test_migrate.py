@@ -131,6 +131,12 @@ def test_ntpds_and_ntpsecs_limited_is_the_limit(
     assert str(default.rate) == wanted
 
 
+def test_a_limit_that_a_policy_cannot_say_exactly_is_noted() -> None:
+    assert "10000/second burst 101" in notes("limit average 20000 burst 20\n")[1]
+    assert "22/day burst 8" in notes("ratelimit interval 12\n")[1]
+    assert notes("limit average 0.5 burst 20\n") == {}
+
+
 def test_restrictions_of_prefixes_are_classes() -> None:
     text = (
         "restrict default kod limited noquery\nrestrict 127.0.0.1\nrestrict -6 ::1\n"
@@ -161,6 +167,14 @@ def test_a_second_restriction_of_a_prefix_adds_flags_and_unrestrict_takes_them_a
     less = "unrestrict 203.0.113.0/24\nunrestrict 198.51.100.0/24 limited\nunrestrict default limited\n"
     assert classes(lines + less) == {"198.51.100.0/24": ("exempt", True, False)}
     assert "limits nobody" in notes(lines + less)[7]
+
+
+def test_the_line_named_is_the_one_that_limits_and_a_guess_is_told() -> None:
+    text = "restrict default limited kod\nrestrict default nomodify\n"
+    found = migrated([("f.conf", text)]).toml()
+    assert "# f.conf:1: restrict default limited kod\n[limit]" in found
+    assert "--from ntpsec" in found
+    assert "--from ntpsec" not in migrated([("f.conf", text)], "ntpd").toml()
 
 
 @pytest.mark.parametrize(
