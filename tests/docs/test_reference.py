@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients import __main__ as clients
 from tests.docs import migration
 from tests.docs.commands import commands
 from tests.docs.manual import ENVIRONMENT
@@ -68,3 +69,7 @@ def test_every_statement_on_security_has_a_test_that_there_is() -> None:
     assert len(rows) == page.count("\n| ") - 1
     for statement, file, name in rows:
         assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), statement
+
+
+def test_the_page_on_clients_has_the_results_figures() -> None:
+    assert clients.PAGE.read_text(encoding="utf-8") == clients.page()
