@@ -2,7 +2,7 @@
 
 A real chronyd behind `ntpguard run`; 200 polite simulated clients; each minute another attack, and
 every few seconds an operator's command drawn by chance. The daemon is killed and restarted in the
-first half only, so that what grows can be seen in the second.
+first half only, so that what grows can be seen in the last third.
 """
 
 import argparse

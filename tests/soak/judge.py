@@ -48,8 +48,10 @@ def slope_per_minute(values: Sequence[float]) -> float:
 
 
 def complaints(minutes: Sequence[Minute]) -> list[str]:
-    """What is wrong, a sentence each. Growth is judged over the last half, of one process: resident
-    memory by the slope of the line through it, the others by their most in each half of that.
+    """What is wrong, a sentence each. Growth is judged over the last third, of one process that has
+    run for a while: until then it fills what it keeps, a quarter of an hour of samples and up to 1,024
+    episodes. Resident memory is judged by the slope of the line through it, the others by their most in
+    each half of that.
     """
     found = [f"minute {one.minute}: {text}" for one in minutes for text in one.failures]
     for one in minutes:
@@ -63,16 +65,16 @@ def complaints(minutes: Sequence[Minute]) -> list[str]:
                 f"minute {one.minute}: {one.service:.2f} % of polite requests answered, "
                 f"{minutes[0].service:.2f} % in the first minute"
             )
-    half = minutes[len(minutes) // 2 :]
-    if len({one.pid for one in half}) != 1:
-        found.append("the daemon was restarted in the last half: its growth cannot be judged")
-    if len(half) < 4:
+    last = minutes[-(len(minutes) // 3) :]
+    if len({one.pid for one in last}) != 1:
+        found.append("the daemon was restarted in the last third: its growth cannot be judged")
+    if len(last) < 4:
         return found
-    growth = 60 * slope_per_minute([one.memory_bytes for one in half])
+    growth = 60 * slope_per_minute([one.memory_bytes for one in last])
     if growth > GROWTH_BYTES_PER_HOUR:
         found.append(f"resident memory grows by {growth / 2**20:.1f} MiB an hour")
     for name in ("descriptors", "threads", "pins", "programs", "state_bytes"):
-        early, late = half[: len(half) // 2], half[len(half) // 2 :]
+        early, late = last[: len(last) // 2], last[len(last) // 2 :]
         before, after = (max(getattr(one, name) for one in part) for part in (early, late))
         if after > before and name != "state_bytes":
             found.append(f"{name}: {before}, then {after}")

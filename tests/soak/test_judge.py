@@ -22,7 +22,7 @@ GOOD = [
         counted=9_950,
         socket_lost=0,
     )
-    for number in range(20)
+    for number in range(30)
 ]
 
 
@@ -34,16 +34,16 @@ def test_an_even_hour_is_well() -> None:
     ("change", "says"),
     [
         (lambda n: {"memory_bytes": 50_000_000 + n * 40_000}, "resident memory grows by 2.3 MiB"),
-        (lambda n: {"descriptors": 20 + (n == 19)}, "descriptors: 20, then 21"),
-        (lambda n: {"pins": 25 + n}, "pins: 39, then 44"),
-        (lambda n: {"threads": 4 + (n > 17)}, "threads: 4, then 5"),
-        (lambda n: {"programs": 2 + n // 10}, None),
+        (lambda n: {"descriptors": 20 + (n == 29)}, "descriptors: 20, then 21"),
+        (lambda n: {"pins": 25 + n}, "pins: 49, then 54"),
+        (lambda n: {"threads": 4 + (n > 27)}, "threads: 4, then 5"),
+        (lambda n: {"programs": 2 + n // 20}, None),
         (lambda n: {"counted": 10_001 if n == 3 else 9_990}, "minute 3: 10000 frames, 10001"),
         (lambda n: {"counted": 9_000 if n == 3 else 9_990}, "minute 3: 10000 frames, 9000"),
         (lambda n: {"polite_answered": 2300 if n == 9 else 2390}, "minute 9: 95.83 %"),
         (lambda n: {"failures": ("status: 3",) if n == 2 else ()}, "minute 2: status: 3"),
-        (lambda n: {"pid": 7 + n // 15}, "restarted in the last half"),
-        (lambda n: {"state_bytes": 900 << n}, "state: "),
+        (lambda n: {"pid": 7 + n // 25}, "restarted in the last third"),
+        (lambda n: {"state_bytes": 900 << n % 30}, "state: "),
     ],
 )
 def test_what_is_wrong_is_told(change, says: str | None) -> None:  # type: ignore[no-untyped-def]
