@@ -16,7 +16,7 @@ from tests.bpf.packets import (
 )
 from tests.fuzz.policies import POLICIES
 
-CLOCK, CHANCE, FRAME = 0, 1, 2
+CLOCK, CHANCE, ENTRY, POLICY, FRAME = range(5)
 SOURCES = ("198.18.5.7", "198.18.6.7", "198.18.7.200", "198.18.8.7", "203.0.113.8", "127.0.0.1")
 SOURCES6 = ("2001:db8:5::1", "2001:db8:6::1", "2001:db8:7::1", "2001:db8:8::1", "ff02::1", "::1")
 FRAGMENT = (44, bytes([0, 0, 0, 1, 0, 0, 0, 1]))
