@@ -37,7 +37,13 @@ def build(bpf: Path = ROOT / "bpf", to: Path = BUILD / "decision") -> Path:
     sanitize = "-fsanitize=fuzzer,address,undefined"
     # frames are not aligned, and the kernel's machines do not mind
     command = ["clang", "-g", "-O1", sanitize, "-fno-sanitize=alignment"]
-    command += ["-fno-sanitize-recover=all", *WARNINGS, f"-I{HERE / 'include'}", f"-I{HERE}", f"-I{BUILD}"]
+    command += [
+        "-fno-sanitize-recover=all",
+        *WARNINGS,
+        f"-I{HERE / 'include'}",
+        f"-I{HERE}",
+        f"-I{BUILD}",
+    ]
     multiarch = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True)
     command += [f"-I/usr/include/{multiarch.stdout.strip()}", str(source), "-o", str(to)]
     subprocess.run(command, check=True)

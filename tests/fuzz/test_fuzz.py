@@ -16,7 +16,12 @@ __all__ = ["pytestmark"]
 PLANTED = (
     ("packet.h", "if ((void *)(udp + 1) > end)", "if (at > end)", "AddressSanitizer"),
     ("packet.h", "length > ip_payload)", "length > 65535)", "broken: code == XDP_DROP"),
-    ("gcra.h", "(tat + interval) | owner", "(tat + interval / 2) | owner", "broken: one->count <= most"),
+    (
+        "gcra.h",
+        "(tat + interval) | owner",
+        "(tat + interval / 2) | owner",
+        "broken: one->count <= most",
+    ),
     ("kod.h", "ntp->stratum = 0;", "ntp->stratum = 1;", "broken: kod[0] =="),
     ("kod.h", "ipv4->tos = 0;", "", "broken: was[at] == 0x45"),
 )
