@@ -30,6 +30,7 @@ enum {
 	FRAME_MOST = 2048,
 	PREFIXES_MOST = 32,
 	STEPS_MOST = 512,
+	TIMES_MOST = 64,
 };
 
 struct prefix {
@@ -216,12 +217,15 @@ int LLVMFuzzerInitialize(int *count, char ***arguments)
 }
 
 /* Steps, each a kind and a number of 16 bits: 0: so many milliseconds pass; 1: chance, in its upper half;
- * 2: a live entry; 3: a policy is applied; 4 and up: a frame of so many bytes, which follow. Past the end
- * of the input, the rest of the frame is what is left.
+ * 2: a live entry; 3: a policy is applied; 4: the last frame again, so many times; 5 and up: a frame of so
+ * many bytes, which follow. Past the end of the input, the rest of the frame is what is left.
  */
 int LLVMFuzzerTestOneInput(uint8_t *data, size_t size)
 {
 	enum { VARIANTS = sizeof(variants) / sizeof(*variants) };
+
+	unsigned char frame[FRAME_MOST];
+	size_t length = 0;
 
 	if (!size)
 		return 0;
@@ -238,12 +242,14 @@ int LLVMFuzzerTestOneInput(uint8_t *data, size_t size)
 			enter(number);
 		} else if (kind == 3) {
 			apply(&variants[number % VARIANTS]);
+		} else if (kind == 4) {
+			for (unsigned i = 0; i < number % TIMES_MOST; i++)
+				judge_frame(frame, length);
 		} else {
-			size_t length = number % FRAME_MOST;
+			length = number % FRAME_MOST;
 			if (length > size)
 				length = size;
 			/* addressed to us, more often than chance would have it */
-			unsigned char frame[FRAME_MOST];
 			memcpy(frame, data, length);
 			if (kind & 1 && length >= 6)
 				memcpy(frame, (void *)constants.mac, 6);

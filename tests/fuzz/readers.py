@@ -5,6 +5,8 @@ import io
 import json
 import os
 import random
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -123,3 +125,25 @@ def attempt(name: str, folder: Path, data: bytes) -> None:
         named = (str(folder), "some.", "policy:", _text(data), "time: must be")
         assert any(one in text for one in named), text
         assert "Traceback" not in text, text
+
+
+def search(folder: Path, keep: Path, seed: int, until: float) -> tuple[int, list[str]]:
+    """How many mutated files and arguments were read, and each that broke its reader.
+
+    `folder` is for those that are read, `keep` for those that break; `until` is of time.monotonic.
+    """
+    count, found = 0, list[str]()
+    while time.monotonic() < until:
+        for name, (_, whole) in READERS.items():
+            data = mutated(whole, seed)
+            count += 1
+            try:
+                attempt(name, folder, data)
+            except Exception:
+                path = keep / f"unread-{name.replace(' ', '-')}-{seed}"
+                path.write_bytes(data)
+                found.append(f"{name}: {path}: {traceback.format_exc(limit=-3)}")
+        if found:
+            break
+        seed += 1
+    return count, found
