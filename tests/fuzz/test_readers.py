@@ -1,5 +1,6 @@
 """Whatever lies in a file or an argument that ntpguard reads: what it says, or an error of its own."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from ntpguard.cli.arguments import Duration
 from ntpguard.errors import PolicyError, UsageError
 from ntpguard.policy.check import parse_policy
-from tests.fuzz.readers import READERS, attempt, mutated
+from tests.fuzz.readers import READERS, attempt, mutated, search
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -31,3 +32,13 @@ def test_a_number_longer_than_python_reads_is_refused_in_words(tmp_path: Path) -
             parse_policy(line)
     with pytest.raises(UsageError, match="must be a time like 90s"):
         Duration().convert(f"{long}s", None, None)
+
+
+def test_what_breaks_a_reader_is_kept_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "")
+    monkeypatch.setitem(READERS, "length", (lambda _, data: int(data), b"12"))
+    count, found = search(tmp_path, tmp_path, 0, time.monotonic() + 60)
+    assert count and "ValueError" in found[0]
+    assert [one for one in tmp_path.glob("unread-length-*") if str(one) in found[0]]
