@@ -26,7 +26,8 @@ BUILD = ROOT / "build/fuzz"
 CORPUS = HERE / "corpus.tar.xz"
 RESULT = HERE / "RESULT.json"
 LONGEST_INPUT = 4096
-TURN_SECONDS, MOST_FOUND = 20, 5
+TURNS, MOST_FOUND = 8, 5
+SEEDS = 100_000  # of one turn, more than it has time for
 WARNINGS = (
     "-Wall", "-Wno-unused-function", "-Wno-duplicate-decl-specifier",
     "-Wno-incompatible-library-redeclaration",
@@ -127,17 +128,18 @@ def beside(until: float, kept: Path, found: list[str]) -> dict[str, dict[str, in
     programs = Programs(cpu)
     folder = BUILD / "read"
     folder.mkdir(exist_ok=True)
+    turn_seconds = (until - time.monotonic()) / TURNS
     while (now := time.monotonic()) < until and len(found) < MOST_FOUND:
-        until_then = min(until, now + TURN_SECONDS)
+        until_then = min(until, now + turn_seconds)
         count, differences = frames.differences(
-            some, programs, range(seed, seed + 1000), until_then
+            some, programs, range(seed, seed + SEEDS), until_then
         )
         judged += count
-        until_then = min(until, time.monotonic() + TURN_SECONDS)
+        until_then = min(until, time.monotonic() + turn_seconds)
         count, unread = readers.search(folder, BUILD, seed, until_then)
         read += count
         found += [*differences, *unread]
-        seed += 1000
+        seed += SEEDS
     programs.close()
     return {"frames": {"judged": judged, "first_seed": first}, "readers": {"read": read}}
 
