@@ -101,7 +101,7 @@ lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c tests/fuzz/*.c tests/faults/*.c)
+	clang-format --dry-run -Werror $(BPF) $(wildcard ntpguard/trace/*.c tests/lab/*.c tests/bench/*.c tests/fuzz/*.c tests/fuzz/*.h tests/faults/*.c)
 
 # wheel and sdist
 build: setup
@@ -130,9 +130,9 @@ clients: setup
 	$(PYTHON) -m tests.clients.makes
 	tests/private $(PYTHON) -m tests.clients --write
 
-# the packet path under libFuzzer for so long; writes tests/fuzz/RESULT.json and the corpus
+# packet path, loaded program and readers fuzzed for so long; writes tests/fuzz/RESULT.json and the corpus
 fuzz: setup
-	$(PYTHON) -m tests.fuzz $(MINUTES) --write
+	tests/private $(PYTHON) -m tests.fuzz $(MINUTES) --write
 
 # attack, changes, restarts and scrapes for so long; writes tests/soak/RESULT.json
 soak: setup

@@ -29,7 +29,7 @@ class Duration(click.ParamType):
             return value
         if self.ever and value == "ever":
             return EVER
-        match = re.fullmatch(r"(\d+)([smhd])", str(value), re.ASCII)
+        match = re.fullmatch(r"(\d{1,20})([smhd])", str(value), re.ASCII)
         seconds = int(match[1]) * SECONDS[match[2]] if match else 0
         if not 0 < seconds <= LONGEST_DAYS * SECONDS["d"]:
             option = param.opts[0] if param else "time"

@@ -100,7 +100,7 @@ class RateKind:
         """See Kind."""
         if self.off and value == "off":
             return None
-        match = re.fullmatch(r"(\d[\d_]*)/(second|minute|hour|day)", str(value), re.ASCII)
+        match = re.fullmatch(r"(\d[\d_]{0,40})/(second|minute|hour|day)", str(value), re.ASCII)
         if isinstance(value, str) and match:
             rate = Rate(int(match[1].replace("_", "")), match[2])
             if 0 < rate.per_second <= self.most:
@@ -115,7 +115,9 @@ class RateKind:
         """Of "60 / min", "60/m", "60 per minute": that 60/minute was meant, if that is accepted."""
         if self.off and value in (0, False, "", "none", "no", "unlimited"):
             return ': did you mean "off"?'
-        match = re.fullmatch(r"(\d+)\s*(?:/|per\b|a\b|p)?\s*([a-z]+)", str(value).lower(), re.ASCII)
+        match = re.fullmatch(
+            r"(\d{1,20})\s*(?:/|per\b|a\b|p)?\s*([a-z]+)", str(value).lower(), re.ASCII
+        )
         for unit in SECONDS if match else ():
             if match and unit.startswith(match[2].removesuffix("s") or "s"):
                 meant = Rate(int(match[1]), unit)
@@ -210,7 +212,11 @@ class Share:
 
     def read(self, value: Any) -> Fraction:
         """See Kind."""
-        match = re.fullmatch(r"(\d+)/(\d+)", value, re.ASCII) if isinstance(value, str) else None
+        match = (
+            re.fullmatch(r"(\d{1,20})/(\d{1,20})", value, re.ASCII)
+            if isinstance(value, str)
+            else None
+        )
         if not match or not int(match[2]) or not Fraction(1, 1024) <= Fraction(value) <= 1:
             raise ValueError(f"must be {self.wanted}")
         return Fraction(value)
@@ -235,7 +241,9 @@ class Interval:
 
     def read(self, value: Any) -> int:
         """See Kind; in seconds."""
-        match = re.fullmatch(r"(\d+)([smh])", value, re.ASCII) if isinstance(value, str) else None
+        match = (
+            re.fullmatch(r"(\d{1,20})([smh])", value, re.ASCII) if isinstance(value, str) else None
+        )
         seconds = int(match[1]) * INTERVAL_UNITS[match[2]] if match else 0
         if not self.least <= seconds <= self.most:
             raise ValueError(f"must be {self.wanted}")

@@ -16,7 +16,7 @@ from tests.bpf.packets import (
 )
 from tests.fuzz.policies import POLICIES
 
-CLOCK, CHANCE, FRAME = 0, 1, 2
+CLOCK, CHANCE, ENTRY, POLICY, AGAIN, _, FRAME = range(7)
 SOURCES = ("198.18.5.7", "198.18.6.7", "198.18.7.200", "198.18.8.7", "203.0.113.8", "127.0.0.1")
 SOURCES6 = ("2001:db8:5::1", "2001:db8:6::1", "2001:db8:7::1", "2001:db8:8::1", "ff02::1", "::1")
 FRAGMENT = (44, bytes([0, 0, 0, 1, 0, 0, 0, 1]))
@@ -65,3 +65,7 @@ def seeds() -> Iterator[bytes]:
         raw = bytes(frame)
         once = step(FRAME, len(raw), raw)
         yield bytes([variant]) + once * 3 + step(CLOCK, 20_000) + step(CHANCE, 3) + once * 2
+        if frame in (IPV4, IPV6):
+            yield bytes([variant]) + (once + step(AGAIN, 40) + step(CLOCK, 7_000)) * 2
+            entry = step(ENTRY, 0x130 | frame.ipv6)
+            yield bytes([variant]) + entry + once + step(ENTRY, 0x132 | frame.ipv6) + once
