@@ -1,5 +1,7 @@
 """Real daemons that serve behind the guard: plain, authenticated, NTS, interleaved."""
 
+import contextlib
+import hashlib
 import re
 import socket
 import struct
@@ -107,11 +109,13 @@ def test_a_chronyd_serves_a_polite_chronyd(lab: Lab) -> None:
     lab.chronyd(SERVER, "server", SERVES)
     up(lab)
     chronyd = [*CLOCKLESS, str(PEERS / "usr/sbin/chronyd"), "-Q", "-t", "10", "-u", "root"]
-    done = run(*inside(CLIENT, *chronyd, f"server {SERVER4} iburst", "pidfile /run/once.pid"))
+    done = run(
+        *inside(CLIENT, *chronyd, f"server {SERVER4} iburst maxsamples 1", "pidfile /run/once.pid")
+    )
     wrong = re.search(r"wrong by (-?\d+\.\d+) seconds", done.stdout + done.stderr)
     assert wrong and abs(float(wrong[1])) < 0.1, done
     requests, excess = requests_of(lab, CLIENT4)
-    assert requests >= 4 and excess == 0
+    assert requests >= 1 and excess == 0
 
 
 def test_an_ntpsec_ntpd_serves_an_ntpdig_with_a_key_and_without(lab: Lab) -> None:
@@ -123,6 +127,34 @@ def test_an_ntpsec_ntpd_serves_an_ntpdig_with_a_key_and_without(lab: Lab) -> Non
         assert "no-leap" in shown, shown + daemon.log.read_text()
         assert abs(offset(shown)) < 0.1
     assert verdicts(lab)["kod"] == 0
+
+
+def test_an_ntpsec_ntpd_gets_requests_with_a_key_whole_and_in_excess_none_is_kissed(
+    lab: Lab,
+) -> None:
+    ntpsec(lab, f"keys {keys(lab, f'7 SHA1 {KEY}')}\ntrustedkey 7")
+    assert "no-leap" in ntpdig()
+    up_kissing(lab, CLIENT4, policy=POLICY + SHORT)
+    secret, tag = bytes.fromhex(KEY), struct.pack("!I", 7)
+    replies = []
+    with namespace(CLIENT):
+        asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with asking:
+        asking.connect((SERVER4, 123))
+        for number in range(1, 61):
+            body = struct.pack("!B39xQ", 0x23, number)
+            asking.send(body + tag + hashlib.sha1(secret + body).digest())
+            time.sleep(0.02)
+        asking.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                replies.append(asking.recv(256))
+    for reply in replies:
+        assert reply[0] & 7 == 4 and reply[1] > 0
+        assert reply[48:] == tag + hashlib.sha1(secret + reply[:48]).digest()
+    counted = verdicts(lab)
+    assert counted["kod"] == 0 and counted["drop"] > 0
+    assert 4 < counted["pass"] == len(replies) == 60 - counted["drop"]
 
 
 def test_an_openntpd_answers_with_its_time(lab: Lab) -> None:
@@ -171,8 +203,9 @@ def test_protected_requests_are_answered_and_in_excess_never_kissed(lab: Lab, ki
     path = lab.directory / "protected" / "command"
     chronyc = [str(PEERS / "usr/bin/chronyc"), "-h", str(path), "authdata"]
     shown = run(*inside(CLIENT, *chronyc)).stdout
-    found = re.search(rf"{re.escape(SERVER4)} +(\S+) +(\d+)", shown)
-    assert found and found[1] == {"key": "SK", "nts": "NTS"}[kind], shown
+    columns = shown.split(SERVER4)[1].split()  # mode, key, type, length, last, tries, NAK, cookies
+    assert columns[0] == {"key": "SK", "nts": "NTS"}[kind], shown
+    assert columns[6] == "0", shown
     daemon.stop()
 
     requests, excess = requests_of(lab, CLIENT4)
