@@ -16,7 +16,7 @@ MINUTES := 60
 PACKAGES := clang clang-format libclang-rt-14-dev libbpf-dev libbpf1 linux-libc-dev python3-venv \
 	python3-click python3-prometheus-client python3-pyroute2 python3-rich python3-bpfcc \
 	iproute2 ethtool iputils-ping tcpdump chromium chromium-driver util-linux procps strace bpftool systemd prometheus \
-	nftables iptables groff zsh fish python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 netbase
+	nftables iptables groff zsh fish python3 ruby shellcheck vagrant curl libedit2 libgnutls30 libnettle8 libseccomp2 libcap2 libbsd0 libssl3 openssl netbase
 
 # real NTP daemons conflict with one another as packages: they are unpacked, not installed
 PEERS := chrony ntpsec ntpsec-ntpdig python3-ntp openntpd systemd-timesyncd

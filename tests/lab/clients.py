@@ -21,11 +21,15 @@ def busybox(lab: Lab, server: str) -> Daemon:
     return lab.start(CLIENT, "busybox", command, {})
 
 
-def openntpd(lab: Lab, servers: Sequence[str]) -> Daemon:
+def openntpd(
+    lab: Lab, servers: Sequence[str], *, namespace: str = CLIENT, serve: bool = False
+) -> Daemon:
     """OpenNTPD, with the user and the directories that its package would have made."""
     directory = lab.directory / "openntpd"
     directory.mkdir()
-    (directory / "conf").write_text("".join(f"server {one}\n" for one in servers))
+    (directory / "conf").write_text(
+        "".join(f"server {one}\n" for one in servers) + "listen on *\n" * serve
+    )
     (directory / "passwd").write_text("root:x:0:0::/:\nntpd:x:120:120::/run/openntpd:\n")
     (directory / "group").write_text("root:x:0:\nntpd:x:120:\n")
     script = (
@@ -34,7 +38,7 @@ def openntpd(lab: Lab, servers: Sequence[str]) -> Daemon:
         " && mkdir -p /run/openntpd /var/lib/openntpd/db /var/lib/openntpd/run"
         f" && exec {PEERS}/openntpd/usr/sbin/ntpd -d -v -f {directory}/conf"
     )
-    return lab.start(CLIENT, "openntpd", ["unshare", "--mount", "sh", "-c", script], {})
+    return lab.start(namespace, "openntpd", ["unshare", "--mount", "sh", "-c", script], {})
 
 
 def timesyncd(lab: Lab, server: str) -> Daemon:
