@@ -132,7 +132,9 @@ def test_an_ntpsec_ntpd_serves_an_ntpdig_with_a_key_and_without(lab: Lab) -> Non
 def test_an_ntpsec_ntpd_gets_requests_with_a_key_whole_and_in_excess_none_is_kissed(
     lab: Lab,
 ) -> None:
-    ntpsec(lab, f"keys {keys(lab, f'7 SHA1 {KEY}')}\ntrustedkey 7")
+    file = keys(lab, f"7 SHA1 {KEY}")
+    # its own limit would leave some of what the guard passes unanswered
+    ntpsec(lab, f"keys {file}\ntrustedkey 7\nunrestrict default limited")
     assert "no-leap" in ntpdig()
     up_kissing(lab, CLIENT4, policy=POLICY + SHORT)
     secret, tag = bytes.fromhex(KEY), struct.pack("!I", 7)
