@@ -1,5 +1,6 @@
 """What a soak has to have shown: nothing grows, nothing is uncounted, nobody is served worse."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,19 +40,22 @@ class Minute:
         return {**asdict(self), "service_percent": round(self.service, 2)}
 
 
-def slope_per_minute(values: Sequence[float]) -> float:
-    """Of the line through equally spaced values with the least squares."""
+def slope_per_minute(values: Sequence[float]) -> tuple[float, float]:
+    """Of the line through equally spaced values with the least squares, and its standard error."""
     count = len(values)
     middle, mean = (count - 1) / 2, sum(values) / count
-    spread = sum((index - middle) ** 2 for index in range(count))
-    return sum((index - middle) * (one - mean) for index, one in enumerate(values)) / (spread or 1)
+    spread = sum((index - middle) ** 2 for index in range(count)) or 1
+    slope = sum((index - middle) * (one - mean) for index, one in enumerate(values)) / spread
+    rests = (one - mean - slope * (index - middle) for index, one in enumerate(values))
+    return slope, math.sqrt(sum(one**2 for one in rests) / max(1, count - 2) / spread)
 
 
 def complaints(minutes: Sequence[Minute]) -> list[str]:
     """What is wrong, a sentence each. Growth is judged over the last third, of one process that has
     run for a while: until then it fills what it keeps, a quarter of an hour of samples and up to 1,024
-    episodes. Resident memory is judged by the slope of the line through it, the others by their most in
-    each half of that.
+    episodes. Resident memory grows if the slope of the line through it is beyond the limit by two
+    standard errors; of the others, a leak raises the least in the second half of that (for a moment, a
+    command holds some).
     """
     found = [f"minute {one.minute}: {text}" for one in minutes for text in one.failures]
     for one in minutes:
@@ -70,12 +74,12 @@ def complaints(minutes: Sequence[Minute]) -> list[str]:
         found.append("the daemon was restarted in the last third: its growth cannot be judged")
     if len(last) < 4:
         return found
-    growth = 60 * slope_per_minute([one.memory_bytes for one in last])
-    if growth > GROWTH_BYTES_PER_HOUR:
-        found.append(f"resident memory grows by {growth / 2**20:.1f} MiB an hour")
+    slope, error = slope_per_minute([one.memory_bytes for one in last])
+    if 60 * (slope - 2 * error) > GROWTH_BYTES_PER_HOUR:
+        found.append(f"resident memory grows by {60 * slope / 2**20:.1f} MiB an hour")
     for name in ("descriptors", "threads", "pins", "programs", "state_bytes"):
         early, late = last[: len(last) // 2], last[len(last) // 2 :]
-        before, after = (max(getattr(one, name) for one in part) for part in (early, late))
+        before, after = (min(getattr(one, name) for one in part) for part in (early, late))
         if after > before and name != "state_bytes":
             found.append(f"{name}: {before}, then {after}")
         if name == "state_bytes" and after > 2 * before + 65536:

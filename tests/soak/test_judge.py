@@ -34,9 +34,10 @@ def test_an_even_hour_is_well() -> None:
     ("change", "says"),
     [
         (lambda n: {"memory_bytes": 50_000_000 + n * 40_000}, "resident memory grows by 2.3 MiB"),
-        (lambda n: {"descriptors": 20 + (n == 29)}, "descriptors: 20, then 21"),
-        (lambda n: {"pins": 25 + n}, "pins: 49, then 54"),
-        (lambda n: {"threads": 4 + (n > 27)}, "threads: 4, then 5"),
+        (lambda n: {"descriptors": 20 + n // 25}, "descriptors: 20, then 21"),
+        (lambda n: {"descriptors": 20 + 19 * (n % 7 == 0)}, None),
+        (lambda n: {"pins": 25 + n}, "pins: 45, then 50"),
+        (lambda n: {"threads": 4 + (n > 24)}, "threads: 4, then 5"),
         (lambda n: {"programs": 2 + n // 20}, None),
         (lambda n: {"counted": 10_001 if n == 3 else 9_990}, "minute 3: 10000 frames, 10001"),
         (lambda n: {"counted": 9_000 if n == 3 else 9_990}, "minute 3: 10000 frames, 9000"),
@@ -54,5 +55,7 @@ def test_what_is_wrong_is_told(change, says: str | None) -> None:  # type: ignor
 
 
 def test_a_slope_is_that_of_the_line() -> None:
-    assert slope_per_minute([3.0, 5.0, 7.0, 9.0]) == pytest.approx(2.0)
-    assert slope_per_minute([1.0]) == 0
+    assert slope_per_minute([3.0, 5.0, 7.0, 9.0]) == pytest.approx((2.0, 0.0))
+    assert slope_per_minute([1.0]) == (0, 0)
+    slope, error = slope_per_minute([3.0, 1.0, 4.0, 1.0, 5.0, 2.0])
+    assert abs(slope) < 2 * error
