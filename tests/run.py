@@ -35,6 +35,7 @@ TESTS = {
             "tests/attack",
             "tests/fuzz",
             "tests/faults",
+            "tests/clients",
         ),
     ),
     "alone": Part(1, ("tests/lab", "tests/bench", "tests/soak")),
