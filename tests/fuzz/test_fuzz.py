@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bpf.packets import IPV4
 from tests.bpf.test_lifecycle import pytestmark
 from tests.fuzz import frames
 from tests.fuzz.__main__ import BUILD, ROOT, build, figures, run, unpack
@@ -13,7 +14,7 @@ from tests.model import frame
 from tests.model.compare import Programs
 from tests.model.compare import run as run_both
 from tests.model.conftest import programs
-from tests.model.sequence import Sequence
+from tests.model.sequence import Packet, Sequence
 
 __all__ = ["programs", "pytestmark"]
 # file, what is taken out, what is put there, what the fuzzer says
@@ -76,3 +77,15 @@ def test_mutated_frames_are_judged_as_the_model_does_and_a_model_that_errs_is_fo
     assert not search()
     monkeypatch.setattr(frame, "VLAN_TYPES", (b"\x81\x00",))
     assert search()
+
+
+def test_the_model_bites_where_the_program_does_when_the_clock_wraps(programs: Programs) -> None:
+    """The fuzzer's find: 2^58 ns after the boot, gcra's clock begins anew."""
+    request = bytes(IPV4)
+    for seed in range(60):
+        sequence = Sequence(seed, 0)
+        for late_ns in (-11 * 10**6, -9 * 10**6, -1, 0):
+            times = (2**58 - 51 * 10**9, 2**58 + late_ns)
+            packets = [Packet(clock_ns, 0xFFFFFFFF, request) for clock_ns in times]
+            difference, _ = run_both(programs.of(sequence.shape), [*sequence.steps, *packets])
+            assert not difference, difference

@@ -13,6 +13,7 @@ from tests.model.policy import Bound, Limit
 WRAP = 1 << 48
 HOUR = 3600 * 10**9 >> abi.GCRA_UNIT_SHIFT
 BITES = 1 << 20  # a second or so: how long a refusal is felt
+LONGEST_TICK = 10 * 10**6 >> abi.GCRA_UNIT_SHIFT  # a refusal's clock may be ahead by so much
 LOW, HIGH = abi.PRIORITY_LOW, abi.PRIORITY_HIGH
 
 
@@ -73,8 +74,11 @@ class Shared:
         return True
 
     def bites(self, now: int) -> bool:
-        """Whether it refused someone just now."""
-        return any((now - refused) % WRAP < BITES for refused in self.refused)
+        """Whether it refused someone just now; or, as the program has it, whether it never did and the
+        clock is about to wrap: for ten milliseconds in nine years.
+        """
+        now += LONGEST_TICK
+        return any((now - refused) % WRAP < BITES + LONGEST_TICK for refused in self.refused)
 
 
 @dataclass(slots=True)
