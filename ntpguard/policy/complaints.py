@@ -25,7 +25,10 @@ def shown(key: Key) -> str:
 
 def got(value: Any) -> str:
     """The value that is wrong, at the end of a complaint."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # hexadecimal digits that Python reads, but does not write as a number
+        text = "a number of too many digits"
     return f"(got {text if len(text) <= 40 else text[:37] + '...'})"
 
 

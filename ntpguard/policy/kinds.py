@@ -100,10 +100,10 @@ class RateKind:
         """See Kind."""
         if self.off and value == "off":
             return None
-        match = re.fullmatch(r"(\d[\d_]{0,40})/(second|minute|hour|day)", str(value), re.ASCII)
-        if isinstance(value, str) and match:
-            rate = Rate(int(match[1].replace("_", "")), match[2])
-            if 0 < rate.per_second <= self.most:
+        if isinstance(value, str):
+            match = re.fullmatch(r"(\d[\d_]{0,40})/(second|minute|hour|day)", value, re.ASCII)
+            rate = Rate(int(match[1].replace("_", "")), match[2]) if match else None
+            if rate and 0 < rate.per_second <= self.most:
                 return rate
         raise ValueError(f"must be {self.wanted}{self._meant(value)}")
 
@@ -115,9 +115,9 @@ class RateKind:
         """Of "60 / min", "60/m", "60 per minute": that 60/minute was meant, if that is accepted."""
         if self.off and value in (0, False, "", "none", "no", "unlimited"):
             return ': did you mean "off"?'
-        match = re.fullmatch(
-            r"(\d{1,20})\s*(?:/|per\b|a\b|p)?\s*([a-z]+)", str(value).lower(), re.ASCII
-        )
+        if not isinstance(value, str):
+            return ""
+        match = re.fullmatch(r"(\d{1,20})\s*(?:/|per\b|a\b|p)?\s*([a-z]+)", value.lower(), re.ASCII)
         for unit in SECONDS if match else ():
             if match and unit.startswith(match[2].removesuffix("s") or "s"):
                 meant = Rate(int(match[1]), unit)
