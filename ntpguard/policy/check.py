@@ -59,6 +59,10 @@ def unchanged(files: dict[str, str]) -> bool:
         return False
 
 
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise PolicyError([f"{str(path.absolute())!r}: not a UTF-8 name: rename it"]) from None
 def _read(path: Path) -> tuple[str, str]:
     if path == Path():
         raise UsageError("no policy file named (got ''): name one, like ntpguard.toml")
