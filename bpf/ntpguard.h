@@ -186,6 +186,7 @@ enum ntpguard_bound {
 /* Low: passes only while less than half of the burst_tolerance is used up. */
 enum ntpguard_priority { PRIORITY_LOW, PRIORITY_HIGH, PRIORITIES };
 
+/* Nothing but a tat is in a bound's word: of its limit, the bits below a gcra unit count too. */
 struct bound {
 	struct limit limit; /* emission_interval 0: unlimited */
 	__u32 batch;	    /* requests that a CPU takes at once; at least 1 */

@@ -76,7 +76,11 @@ def bound(per_second: Fraction | None, seconds: Fraction) -> abi.Bound:
     if per_second is None:
         return abi.Bound(abi.Limit(), 1)
     batch = min(max(1, int(per_second / 1000)), LARGEST_BATCH)
-    return abi.Bound(limit(per_second, max(2 * batch + 1, int(per_second * seconds))), batch)
+    burst = max(2 * batch + 1, int(per_second * seconds))
+    # nothing but a tat is in its word: of an interval of one or two gcra units, the bits below tell
+    interval = -(-(NANOSECONDS << abi.GCRA_TAT_SHIFT) // (per_second * (1 << abi.GCRA_UNIT_SHIFT)))
+    tolerance = min((burst - 1) * interval, LONGEST_TOLERANCE << abi.GCRA_TAT_SHIFT)
+    return abi.Bound(abi.Limit(interval, tolerance), batch)
 
 
 def spacing(established_after: int) -> int:

@@ -218,6 +218,6 @@ def test_the_default_policys_bounds_hold_under_a_flood(programs: Programs) -> No
 
 
 def limit_of(words: abi.Limit) -> Limit:
-    """A compiled limit as plain numbers."""
-    shift = abi.GCRA_TAT_SHIFT
-    return Limit(words.emission_interval >> shift, words.burst_tolerance >> shift)
+    """A compiled limit as plain numbers, of gcra units."""
+    unit = 1 << abi.GCRA_TAT_SHIFT
+    return Limit(words.emission_interval / unit, words.burst_tolerance / unit)

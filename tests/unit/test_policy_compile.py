@@ -109,9 +109,8 @@ def test_many_upstreams_are_refused_by_the_check_with_the_remedy_and_prefixes_ar
 
 
 def bound_grants(limit: abi.Bound, tat: int, now: int, high: bool) -> tuple[int, int]:
-    """(granted at once, new tat): a shared bound as its words are defined, in gcra units."""
-    interval = limit.limit.emission_interval >> abi.GCRA_TAT_SHIFT
-    tolerance = limit.limit.burst_tolerance >> abi.GCRA_TAT_SHIFT
+    """(granted at once, new tat): a shared bound as its words are defined."""
+    interval, tolerance = limit.limit.emission_interval, limit.limit.burst_tolerance
     ahead = max(0, tat - now)
     if (1 if high else 2) * ahead > tolerance:
         return 0, tat
@@ -124,7 +123,7 @@ def bound_grants(limit: abi.Bound, tat: int, now: int, high: bool) -> tuple[int,
 @pytest.mark.parametrize("rate", [Fraction(1, 86400), Fraction(1), Fraction(7), Fraction(2500), Fraction(10**7)])  # fmt: skip
 def test_a_shared_bound_of_any_rate_serves_both_priorities(rate: Fraction) -> None:
     one = bound(rate, Fraction(1, 10))
-    interval = one.limit.emission_interval >> abi.GCRA_TAT_SHIFT
+    interval = one.limit.emission_interval
     assert bound_grants(one, 0, 0, high=False)[0] == one.batch
     tat, low, high = 0, 0, 0
     for step in range(4000):  # low asks ten times as often as the rate; high, less often than it
@@ -140,6 +139,14 @@ def test_a_shared_bound_of_any_rate_serves_both_priorities(rate: Fraction) -> No
     assert low + high <= burst + 400 + one.batch
 
 
+@pytest.mark.parametrize("rate", [7, 2500, 120_000, 900_000, 10**7])
+def test_a_shared_bound_grants_the_rate_that_the_policy_says(rate: int) -> None:
+    second = 10**9 << abi.GCRA_TAT_SHIFT >> abi.GCRA_UNIT_SHIFT
+    assert (
+        0.9998 * rate < second / bound(Fraction(rate), Fraction(1)).limit.emission_interval <= rate
+    )
+
+
 def test_a_bound_that_is_off_has_no_interval() -> None:
     policy = compile_policy(parse_policy('[answers]\nrate = "off"\n[odd]\nrate = "off"\n')).policy
     assert policy.answers.emission_interval == policy.odd.emission_interval == 0
@@ -153,7 +160,7 @@ def test_a_ceiling_has_the_burst_of_10_milliseconds() -> None:
     )
     policy = compile_policy(parse_policy(text)).policy
     ceiling = policy.bounds[abi.BOUND_CEILING]
-    assert (ceiling.limit.emission_interval >> abi.GCRA_TAT_SHIFT) == 20  # 20.48 us
+    assert ceiling.limit.emission_interval == 20 * 64_000  # 20 us
     assert ceiling.limit.burst_tolerance == 499 * ceiling.limit.emission_interval
     assert ceiling.batch == 50
     assert policy.answers.burst_tolerance == 19 * policy.answers.emission_interval
