@@ -22,7 +22,7 @@ from ntpguard import abi, running, temporary, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.keeping import Keep, kept
 from ntpguard.kernel import bpffs as pinned
-from ntpguard.kernel import interfaces, libbpf, maps
+from ntpguard.kernel import driver, interfaces, libbpf, maps
 from ntpguard.moments import Moment
 from ntpguard.policy.compile import Compiled, TableShape, compile_policy
 from ntpguard.policy.model import Policy
@@ -243,12 +243,12 @@ def _warn(
                 f"{one.name}: stays attached in mode {one.xdp}: for {xdp}, run "
                 f"ntpguard down {one.name} first"
             )
-        hardware = interfaces.driver(one.name) != "veth"
+        hardware = driver.name_of(one.name) != "veth"
         if hardware and one.ifindex not in before and xdp != "skb":
             warn(
                 f"{one.name}: attaching in native mode can reset the NIC: a few seconds of no link"
             )
-        if hardware and interfaces.vlan_stripping(one.name):
+        if hardware and driver.vlan_stripping(one.name):
             warn(
                 f"{one.name}: the NIC strips VLAN tags: a KoD on a tagged network would go out "
                 f"untagged: ethtool -K {one.name} rxvlan off txvlan off"

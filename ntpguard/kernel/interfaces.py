@@ -1,23 +1,14 @@
 """Interfaces and addresses of this network namespace, as netlink tells them (pyroute2)."""
 
-import array
-import errno
-import fcntl
 import ipaddress
-import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ntpguard.errors import NtpguardError, UsageError
+from ntpguard.errors import UsageError
 
 ARPHRD_ETHER = 1
 IFF_UP = 1
-SIOCETHTOOL = 0x8946
-ETHTOOL_GDRVINFO = 0x03
-ETHTOOL_GFLAGS = 0x25
-ETH_FLAG_RXVLAN = 1 << 8
 # pyroute2 gives IFLA_XDP_ATTACHED as the word that `ip link` prints
 XDP_MODES: dict[str | None, str] = {"xdp": "native", "xdpgeneric": "skb", "xdpoffload": "hw"}
 
@@ -89,32 +80,6 @@ def local_addresses() -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
             for message in netlink.get_addr()
         ]
     return {ipaddress.ip_address(text) for text in texts if text}
-
-
-def driver(name: str) -> str | None:
-    """Name of the driver behind an interface; None if it does not tell."""
-    info = ethtool(name, struct.pack("I192x", ETHTOOL_GDRVINFO))
-    return info[4:36].rstrip(b"\0").decode() if info else None
-
-
-def vlan_stripping(name: str) -> bool | None:
-    """Whether the NIC takes VLAN tags off before XDP sees the frame; None if it does not tell."""
-    flags = ethtool(name, struct.pack("II", ETHTOOL_GFLAGS, 0))
-    return bool(struct.unpack("II", flags)[1] & ETH_FLAG_RXVLAN) if flags else None
-
-
-def ethtool(name: str, command: bytes) -> bytes | None:
-    """What the driver makes of an ethtool command; None if it does not know it."""
-    memory = array.array("B", command)
-    request = struct.pack("16sP", name.encode(), memory.buffer_info()[0])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        try:
-            fcntl.ioctl(one, SIOCETHTOOL, request)
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.ENODEV, errno.EPERM):
-                return None
-            raise NtpguardError(f"{name}: asking its driver: {error.strerror}") from None
-    return memory.tobytes()
 
 
 def forwarding() -> list[str]:

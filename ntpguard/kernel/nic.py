@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from ntpguard.errors import UsageError
-from ntpguard.kernel import interfaces
+from ntpguard.kernel import driver, interfaces
 
 ETHTOOL_GCHANNELS = 0x3C
 # linux/netdev.h (Linux 6.3)
@@ -67,7 +67,7 @@ class Nic:
 def nic(name: str) -> Nic:
     """All that is known of an interface. Raises UsageError, naming those that exist."""
     one = interfaces.interface(name)
-    driver = interfaces.driver(name)
+    driver_name = driver.name_of(name)
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -79,19 +79,19 @@ def nic(name: str) -> Nic:
         return Nic(
             name=name,
             ifindex=one.ifindex,
-            driver=driver,
+            driver=driver_name,
             mtu=message.get_attr("IFLA_MTU"),
             xdp=one.xdp,
             program_id=one.program_id,
             xdp_features=_xdp_features(one.ifindex),
             channels=_channels(name),
             features=_features(name),
-            peer=_peer(netlink, message) if driver == "veth" else None,
+            peer=_peer(netlink, message) if driver_name == "veth" else None,
         )
 
 
 def _channels(name: str) -> Channels | None:
-    raw = interfaces.ethtool(name, struct.pack("9I", ETHTOOL_GCHANNELS, *[0] * 8))
+    raw = driver.ethtool(name, struct.pack("9I", ETHTOOL_GCHANNELS, *[0] * 8))
     if raw is None:
         return None
     _, max_rx, max_tx, _, max_combined, rx, tx, _, combined = struct.unpack("9I", raw)

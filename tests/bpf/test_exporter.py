@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ntpguard.exporter.collector import GuardCollector
 from ntpguard.exporter.server import MOST_CONNECTIONS
+from ntpguard.kernel import driver
 from ntpguard.policy.check import parse_policy
 from tests import NTPGUARD
 from tests.bpf.live import packets
 from tests.bpf.packets import IPV4, IPV6
-from tests.bpf.test_lifecycle import NAMES, pytestmark, up, where
+from tests.bpf.test_lifecycle import NAMES, ip, pytestmark, up, where
 from tests.pages import filled, table
 
 __all__ = ["pytestmark", "where"]
@@ -171,6 +173,29 @@ def test_a_part_that_cannot_be_read_is_counted_and_the_rest_is_shown(
     found = scrape(where)
     assert found['ntpguard_collector_errors_total{collector="driver"}'] == 1
     assert found["ntpguard_up"] == 1 and 'ntpguard_sources{family="ipv4"}' in found
+
+
+def test_a_driver_that_gets_more_queues_meanwhile_is_not_told(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel writes as many counters as there are then: more than were asked for."""
+    queues = ["numrxqueues", "64", "numtxqueues", "64"]
+    ip("link", "add", "queues0", *queues, "type", "veth", "peer", "name", "queues1", *queues)
+    ask = driver.ethtool
+
+    def meanwhile(name: str, command: bytes) -> bytes | None:
+        if command.startswith(struct.pack("I", driver.ETHTOOL_GSTRINGS)):
+            subprocess.run(["ethtool", "-L", name, "rx", "64", "tx", "64"], check=True)
+        return ask(name, command)
+
+    try:
+        subprocess.run(["ethtool", "-L", "queues0", "rx", "1", "tx", "1"], check=True)
+        with monkeypatch.context() as patched:
+            patched.setattr(driver, "ethtool", meanwhile)
+            assert driver.xdp_counters("queues0") == {}
+        assert "xdp_drops" in driver.xdp_counters("queues0")
+    finally:
+        ip("link", "del", "queues0")
 
 
 def test_the_page_has_every_metric(where: Path) -> None:
