@@ -10,6 +10,7 @@ used again. bpffs refuses names with a dot, hence interfaces by index.
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ def _mount_type(path: Path) -> str:
     found = ""
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
         _, where, kind, *_ = line.split()
-        if where == str(path):
+        # a blank is written as \040 there
+        if re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), where) == str(path):
             found = kind
     return found
 
@@ -110,8 +112,8 @@ def remove_file(path: Path) -> None:
 @contextmanager
 def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
     """One writer at a time on this host. Waits for the other, or raises Busy; raises
-    PermissionNeeded, and NtpguardError for a bpffs that is read-only or a directory that somebody
-    else has made.
+    PermissionNeeded, and NtpguardError for a bpffs that is read-only (also when a pin cannot be
+    made or removed inside) or a directory that somebody else has made.
     """
     top = bpffs / "ntpguard"
     try:
@@ -124,16 +126,23 @@ def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
     except (FileExistsError, NotADirectoryError):
         raise NtpguardError(f"{top}: not a directory: try rm {top}") from None
     except OSError as error:
-        raise NtpguardError(
-            f"{top}: cannot be used: {error.strerror}: see findmnt {bpffs}"
-        ) from None
+        raise _unusable(top, error, bpffs) from None
     try:
         _require_own(fd, top)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise Busy(f"{top}: locked: another ntpguard command is at work") from None
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.filename is None or not Path(error.filename).is_relative_to(top):
+def _unusable(path: Path, error: OSError, bpffs: Path) -> NtpguardError:
+    return NtpguardError(f"{path}: cannot be used: {error.strerror}: see findmnt {bpffs}")
+
+
+                raise
+            raise _unusable(Path(error.filename), error, bpffs) from None
     finally:
         os.close(fd)
 
