@@ -82,12 +82,10 @@ def up(
         for one in chosen:
             _refuse_foreign(one, before.get(one.ifindex))
         _warn(chosen, set(before), xdp, warn)
-        known = {one.ifindex for one in chosen}
-        everyone = chosen + [
-            one
-            for one in interfaces.interfaces()
-            if one.ifindex in before and one.ifindex not in known
-        ]
+        if not policy.destinations:
+            _warn_of_forwarding(warn)
+        others = before.keys() - {one.ifindex for one in chosen}
+        everyone = chosen + [one for one in interfaces.interfaces() if one.ifindex in others]
         undo = ExitStack()
         try:
             undo.callback(_remove_new, bpffs, set(before))
@@ -226,6 +224,9 @@ def _attached_program(one: interfaces.Interface) -> str | None:
         try:
             return str(libbpf.prog_info(fd).name.decode())
         finally:
+
+
+def _warn_of_forwarding(warn: Callable[[str], None]) -> None:
             os.close(fd)
     except NtpguardError:
         return "?"  # it may have gone meanwhile

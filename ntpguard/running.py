@@ -223,12 +223,16 @@ def find_document(descriptors: Mapping[str, int]) -> Document | None:
 
 
 def _raw_document(descriptors: Mapping[str, int]) -> Document:
-    """As it was written; empty before the first policy."""
-    copy = abi.field(read_root(descriptors), abi.ROOT_DOCUMENT_SHIFT, 1)
-    raw = libbpf.map_lookup(
-        descriptors["document"], copy.to_bytes(4, "little"), abi.size(abi.Document)
-    )
-    assert raw is not None, "an array has every key"
+    """As it was written; empty before the first policy. Who has no lock reads again if a
+    writer comes between.
+    """
+    while True:
+        root = read_root(descriptors)
+        copy = abi.field(root, abi.ROOT_DOCUMENT_SHIFT, 1).to_bytes(4, "little")
+        raw = libbpf.map_lookup(descriptors["document"], copy, abi.size(abi.Document))
+        assert raw is not None, "an array has every key"
+        if read_root(descriptors) == root:
+            break
     document: Document = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")] or b"{}")
     return document
 
@@ -238,24 +242,6 @@ def read_policy_map(descriptors: Mapping[str, int], copy: int) -> abi.Policy:
     raw = libbpf.map_lookup(descriptors["policy"], copy.to_bytes(4, "little"), abi.size(abi.Policy))
     assert raw is not None, "an array has every key"
     return abi.Policy.from_buffer_copy(raw)
-
-
-def _stored(document: Document, before: Document) -> bytes:
-    """The document as struct document. Notes on live entries, which outlive a policy, are those of
-    `before` unless it has its own; of too many, the oldest are left out.
-    """
-    notes: Document = dict(document.get("notes") or before.get("notes") or {})
-    while True:
-        text = json.dumps({**document, "notes": notes}, ensure_ascii=False).encode()
-        if len(text) <= abi.DOCUMENT_BYTES:
-            return bytes(abi.Document(len(text), text))
-        if not notes:
-            raise NtpguardError(
-                f"the policy's text: {len(text)} bytes, at most {abi.DOCUMENT_BYTES} fit: "
-                "use shorter prefixes that cover several, in upstreams and destinations"
-            )
-        for prefix in list(notes)[: 1 + len(notes) // 16]:
-            del notes[prefix]
 
 
 def read_root(descriptors: Mapping[str, int]) -> int:

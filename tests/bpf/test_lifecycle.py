@@ -355,3 +355,63 @@ def test_another_xdp_mode_for_an_attached_interface_is_not_silently_ignored(wher
     assert said == [
         f"{NAMES[0]}: stays attached in mode native: for skb, run ntpguard down {NAMES[0]} first"
     ]
+
+
+def test_a_host_that_forwards_is_warned_unless_the_policy_names_its_addresses(
+    where: Path,
+) -> None:
+    named = parse_policy('destinations = ["198.51.100.1"]\n[sources]\ncapacity = 4096\n')
+    switch = Path("/proc/sys/net/ipv4/ip_forward")
+    switch.write_text("1")
+    try:
+        for policy, warned in ((POLICY, 1), (named, 0)):
+            said: list[str] = []
+            lifecycle.up(
+                NAMES[:1], policy, xdp="auto", bpffs=where, policy_file=None, warn=said.append
+            )
+            assert sum("this host forwards IPv4: " in text for text in said) == warned
+    finally:
+        switch.write_text("0")
+
+
+def test_a_read_only_bpffs_is_told_in_words(where: Path) -> None:
+    up(where)
+    subprocess.run(["mount", "-o", "remount,bind,ro", where], check=True)
+    try:
+        with pytest.raises(
+            NtpguardError, match=r"link: cannot be used: Read-only file system: see"
+        ):
+            lifecycle.down(None, bpffs=where)
+        with pytest.raises(NtpguardError, match=r"Read-only file system"):
+            up(where, *NAMES)
+    finally:
+        subprocess.run(["mount", "-o", "remount,bind,rw", where], check=True)
+    assert guarded() == [NAMES[0]]
+
+
+def test_a_bpffs_may_be_mounted_where_a_name_has_a_blank(tmp_path: Path) -> None:
+    at = tmp_path / "a blank"
+    at.mkdir()
+    subprocess.run(["mount", "-t", "bpf", "bpf", at], check=True)
+    try:
+        bpffs.require(at)
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+def test_a_document_that_is_replaced_while_it_is_read_is_read_again(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up(where)
+    lookup = libbpf.map_lookup
+    with maps.opened(bpffs.pins(where)) as descriptors:
+
+        def late(fd: int, key: bytes, value_size: int) -> bytes | None:
+            if fd == descriptors["document"] and value_size == abi.size(abi.Document):
+                monkeypatch.undo()
+                document = running.read_document(descriptors)
+                running.write_document(descriptors, {**document, "refused": "late"})
+            return lookup(fd, key, value_size)
+
+        monkeypatch.setattr(libbpf, "map_lookup", late)
+        assert running.read_document(descriptors)["refused"] == "late"
