@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ntpguard import abi
-from ntpguard.kernel import libbpf
+from ntpguard.kernel import binding
 from ntpguard.policy.check import DEFAULT
 from ntpguard.policy.compile import compile_policy
 from ntpguard.policy.kinds import Rate
@@ -29,14 +29,14 @@ class Lane:
     ) -> None:
         raw = bytes(frame)
         self._buffer = ctypes.create_string_buffer(raw, len(raw))
-        self._options = libbpf._TestRunOpts(
-            sz=ctypes.sizeof(libbpf._TestRunOpts),
+        self._options = binding.TestRunOpts(
+            sz=ctypes.sizeof(binding.TestRunOpts),
             data_in=ctypes.addressof(self._buffer),
             data_size_in=len(raw),
             repeat=1,
         )
         self._reference = ctypes.byref(self._options)
-        self._run: Any = libbpf._library().bpf_prog_test_run_opts
+        self._run: Any = binding.library().bpf_prog_test_run_opts
         self._fd, self._guard = one.fd, one
         self._chance = chosen.getrandbits
         self._size = 16 if frame.ipv6 else 4

@@ -18,6 +18,7 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from ntpguard.kernel import libbpf
+from tests import testrun
 from tests.bench.load import FIRST4, FIRST6, Stream, Wire, pinned_to, request
 from tests.bench.report import Progress, Rounds, save, table
 from tests.bench.subjects import (
@@ -155,9 +156,9 @@ def attached_program(wire: Wire) -> Iterator[int]:
 def run_alone(fd: int, frame: Frame) -> float:
     """Nanoseconds a run, the same packet again and again."""
     raw = bytes(frame)
-    libbpf.test_run(fd, raw, ALONE)
+    testrun.run(fd, raw, ALONE)
     begin = time.perf_counter_ns()
-    libbpf.test_run(fd, raw, ALONE)
+    testrun.run(fd, raw, ALONE)
     return (time.perf_counter_ns() - begin) / ALONE
 
 

@@ -39,7 +39,7 @@ def arrivals(wire: Wire) -> Iterator[int]:
     """Looks at the time where the stack begins. Yields the map that counts by delay."""
     tc = inside(SERVER, "tc")
     pin = bpffs.directory(None) / "arrive"
-    with libbpf.Object.open(wire.load_object) as program:
+    with libbpf.Object(wire.load_object) as program:
         for other in ("flood", "mix", "sink"):
             program.leave_out(other)
         program.load()

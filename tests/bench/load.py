@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ntpguard.kernel import libbpf
+from tests import testrun
 from tests.bpf.clang import compile_bpf
 from tests.bpf.packets import UDP, Frame, ntp, ones_sum
 from tests.lab.lab import (
@@ -172,7 +173,7 @@ class Wire(Lab):
         return self
 
     def _open_sink(self) -> libbpf.Object:
-        sink = libbpf.Object.open(self.load_object)
+        sink = libbpf.Object(self.load_object)
         sink.leave_out("arrive")
         return sink
 
@@ -229,7 +230,7 @@ class Wire(Lab):
 
     @contextmanager
     def _generator(self, constants: _Constants) -> Iterator[libbpf.Object]:
-        with libbpf.Object.open(self.load_object) as program:
+        with libbpf.Object(self.load_object) as program:
             program.set_constants(bytes(constants))
             program.leave_out("sink")
             program.leave_out("arrive")
@@ -238,7 +239,7 @@ class Wire(Lab):
 
     def _send(self, fd: int, frames: int) -> None:
         with namespace(CLIENT):
-            libbpf.send_frames(fd, bytes(FRAME_BYTES), self.client_index, frames)
+            testrun.send_frames(fd, bytes(FRAME_BYTES), self.client_index, frames)
 
 
 def _sent(program: libbpf.Object, streams: int) -> Sent:

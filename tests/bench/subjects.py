@@ -55,7 +55,7 @@ def xdp(name: str, *, sweep: bool = True, buckets: int = 1) -> Subject:
     @contextmanager
     def attached(wire: Wire) -> Iterator[None]:
         with ExitStack() as stack:
-            program = stack.enter_context(libbpf.Object.open(build("peers")))
+            program = stack.enter_context(libbpf.Object(build("peers")))
             program.set_constants(
                 bytes(
                     abi.Constants(

@@ -22,8 +22,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from ntpguard import lifecycle, reading
 from ntpguard.exporter.collector import GuardCollector
-from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.kernel import bpffs, interfaces, maps
 from ntpguard.policy.check import parse_policy
+from tests import testrun
 from tests.bench.subjects import edit_policy, open_gate
 from tests.bpf.packets import IPV4
 from tests.bpf.test_lifecycle import ip, pytestmark
@@ -64,7 +65,7 @@ def fill(program: int, mac: bytes, first: int, last: int) -> None:
         for host in range(begin, end):
             packet = head + (FIRST + host).to_bytes(4, "big") + tail
             for _ in range(1 if host % 16 else 3):
-                libbpf.test_run(program, packet)
+                testrun.run(program, packet)
 
     half = (first + last) // 2
     threads = [threading.Thread(target=part, args=pair) for pair in ((first, half), (half, last))]

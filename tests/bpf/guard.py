@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ntpguard import abi
-from ntpguard.kernel import libbpf
+from ntpguard.kernel import binding, libbpf
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
+from tests import testrun
 from tests.bpf.packets import SERVER4, SERVER6, SERVER_MAC, Frame
 
 OBJECT = Path(
@@ -183,7 +184,7 @@ class Guard:
 
     def run(self, frame: Frame | bytes) -> tuple[abi.Xdp, bytes]:
         """One packet: the XDP return code, and the packet afterwards."""
-        code, out = libbpf.test_run(self.fd, bytes(frame))
+        code, out = testrun.run(self.fd, bytes(frame))
         return abi.Xdp(code), out
 
     def verdict(self, frame: Frame | bytes) -> Verdict:
@@ -252,7 +253,7 @@ def hammer(one: Guard, frame: Frame) -> tuple[int, float]:
         os.sched_setaffinity(0, {cpu % (os.cpu_count() or 1)})
         end = time.monotonic() + 1
         while time.monotonic() < end:
-            passed[cpu] += libbpf.test_run(one.fd, packet)[0] == abi.Xdp.PASS
+            passed[cpu] += testrun.run(one.fd, packet)[0] == abi.Xdp.PASS
 
     begin = time.monotonic()
     threads = [threading.Thread(target=run, args=(cpu,)) for cpu in (0, 1)]
@@ -267,7 +268,7 @@ def load_with_log(program: libbpf.Object, load: Callable[[], None]) -> str:
     """What the verifier counted while `load` loaded the program; printed if it is refused."""
     log = ctypes.create_string_buffer(BPF_LOG_BYTES)
     pointer = ctypes.c_void_p(program._program("ntpguard"))
-    library = libbpf._library()
+    library = binding.library()
     library.bpf_program__set_log_level(pointer, BPF_LOG_STATS)
     library.bpf_program__set_log_buf(pointer, log, ctypes.c_size_t(len(log)))
     try:
@@ -299,7 +300,7 @@ def guard(
         ipv4_prefix=ipv4_prefix,
         test=abi.TEST_INPUTS if virtual else 0,
     )
-    with libbpf.Object.open(OBJECT) as program:
+    with libbpf.Object(OBJECT) as program:
         program.set_constants(bytes(constants))
         program.set_max_entries("sources", buckets)
         program.load()

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 
 from ntpguard import abi, lifecycle, reading
 from ntpguard.cli import main
-from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.kernel import bpffs, interfaces, maps
 from ntpguard.policy.model import Policy
-from tests import NTPGUARD
+from tests import NTPGUARD, testrun
 from tests.bpf.guard import part
 from tests.bpf.packets import Frame
 from tests.bpf.test_lifecycle import NAMES, up
@@ -49,7 +49,7 @@ def packets(where: Path) -> Iterator[Send]:
     with maps.descriptor(own / "program") as program:
 
         def send(frame: Frame) -> abi.Xdp:
-            return abi.Xdp(libbpf.test_run(program, bytes(frame.but(destination_mac=mac)))[0])
+            return abi.Xdp(testrun.run(program, bytes(frame.but(destination_mac=mac)))[0])
 
         yield send
 

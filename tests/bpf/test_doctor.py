@@ -183,7 +183,7 @@ def test_another_program_is_named_with_its_id(where: Path, tmp_path: Path) -> No
 
 
 def test_who_holds_another_program_is_named(where: Path, tmp_path: Path) -> None:
-    with libbpf.Object.open(compile_object(tmp_path, PASS)) as own:
+    with libbpf.Object(compile_object(tmp_path, PASS)) as own:
         own.load()
         ifindex = interfaces.interface(GUARDED).ifindex
         link = libbpf.link_create(own.program_fd("passing"), ifindex, 0)

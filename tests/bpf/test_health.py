@@ -9,8 +9,9 @@ import click
 from click.testing import CliRunner
 
 from ntpguard.cli import main
-from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.kernel import bpffs, interfaces, maps
 from ntpguard.policy.check import parse_policy
+from tests import testrun
 from tests.bpf.packets import IPV4
 from tests.bpf.test_lifecycle import NAMES, ip, load_time, pytestmark, up, where
 
@@ -63,7 +64,7 @@ def test_status_is_degraded_while_requests_go_untracked(where: Path) -> None:
             packet = head + (0xC6120000 + host).to_bytes(4, "big") + tail
             # twice: over its limit, so that its slot is not given away
             for _ in range(2):
-                libbpf.test_run(program, packet)
+                testrun.run(program, packet)
 
     own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
     with maps.descriptor(own / "program") as program:
@@ -95,7 +96,7 @@ def test_verbose_tells_more_and_colours_are_on_words_alone(where: Path) -> None:
     own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
     frame = bytes(IPV4.but(destination_mac=interfaces.interface(NAMES[0]).mac))
     with maps.descriptor(own / "program") as program:
-        libbpf.test_run(program, frame)
+        testrun.run(program, frame)
     plain, more, colored = run("status"), run("-v", "status"), run("--color", "always", "status")
     assert "reasons    pass: conform 1" in more and "ports      123" in more
     assert set(plain.splitlines()) < set(more.splitlines())

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ntpguard import abi, sources
 from ntpguard.kernel import libbpf
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
+from tests import testrun
 from tests.bpf.guard import (
     ALWAYS,
     SECOND,
@@ -301,7 +302,7 @@ def test_an_abuser_stays_limited_while_a_million_others_pass_by_and_none_inherit
         head, tail = bytes(IPV4)[:26], bytes(IPV4)[30:]  # around the source address
         for host in range(1_000_000):
             other = head + (0xC6120000 + host).to_bytes(4, "big") + tail
-            assert libbpf.test_run(one.fd, other)[0] == abi.Xdp.PASS, host
+            assert testrun.run(one.fd, other)[0] == abi.Xdp.PASS, host
             if host % 1000 == 0:
                 assert one.verdict(IPV4) == Verdict.DROP, host
         counters = one.table_counters()
@@ -357,7 +358,7 @@ def test_two_cpus_inserting_the_same_sources_leave_one_slot_each_and_no_reader_s
             os.sched_setaffinity(0, {cpu % (os.cpu_count() or 1)})
             while not stop.is_set():
                 for frame in frames:
-                    libbpf.test_run(one.fd, frame)
+                    testrun.run(one.fd, frame)
 
         memory = libbpf.map_mmap(one.object.map_fd("sources"), abi.size(abi.Bucket) * 8)
         words = memoryview(memory)[: abi.size(abi.Bucket) * 8].cast("Q")

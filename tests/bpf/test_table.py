@@ -10,6 +10,7 @@ import pytest
 
 from ntpguard import abi, sources
 from ntpguard.kernel import libbpf
+from tests import testrun
 from tests.bpf.clang import compile_bpf
 from tests.bpf.guard import SEED
 
@@ -23,7 +24,7 @@ FRAME = bytes(64)
 def program(tmp_path: Path) -> Iterator[libbpf.Object]:
     made = compile_bpf(Path(__file__).with_name("hammer.bpf.c"), tmp_path / "hammer.bpf.o")
     constants = abi.Constants(seed=(ctypes.c_uint64 * 2)(*SEED), bucket_mask=BUCKETS - 1)
-    with libbpf.Object.open(made) as opened:
+    with libbpf.Object(made) as opened:
         opened.set_constants(bytes(constants))
         opened.set_max_entries("sources", BUCKETS)
         opened.load()
@@ -56,7 +57,7 @@ def test_a_hundred_million_operations_leave_no_slot_twice_stuck_or_torn(
 
     def hammer(cpu: int) -> None:
         os.sched_setaffinity(0, {cpu})
-        libbpf.test_run(fd, FRAME, ROUND)
+        testrun.run(fd, FRAME, ROUND)
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -15,9 +15,9 @@ from ntpguard.cli.episodes import NONE
 from ntpguard.daemon.guarding import Log
 from ntpguard.daemon.watching import LINES_A_MINUTE, Watching
 from ntpguard.episodes import AT_ONCE, Episode, Kept
-from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.kernel import bpffs, interfaces, maps
 from ntpguard.policy.check import parse_policy
-from tests import NTPGUARD
+from tests import NTPGUARD, testrun
 from tests.bpf.daemon import POLICY, running, wait_for
 from tests.bpf.live import data, told
 from tests.bpf.packets import CLIENT4, IPV4, IPV6, Frame
@@ -41,7 +41,7 @@ def burst(where: Path, frame: Frame, count: int) -> None:
     raw = bytes(frame.but(destination_mac=interfaces.interface(NAMES[0]).mac))
     with maps.descriptor(own / "program") as program:
         for _ in range(count):
-            libbpf.test_run(program, raw)
+            testrun.run(program, raw)
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_ten_thousand_attackers_cost_a_look_little_and_few_lines(where: Path) ->
             for number in range(10_000):
                 packet = head + (FIRST + number).to_bytes(4, "big") + tail
                 for _ in range(6):
-                    libbpf.test_run(program, packet)
+                    testrun.run(program, packet)
             begin = time.monotonic()
             watching.look()
             looks.append(time.monotonic() - begin)

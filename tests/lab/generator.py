@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ntpguard.kernel import libbpf
+from tests import testrun
 from tests.bpf.packets import Frame, ntp
 from tests.lab.lab import (
     CLIENT,
@@ -91,7 +92,7 @@ class Load:
         template = self.frame("198.18.2.1")
         assert len(template) == TEMPLATE_BYTES
         rate = self.per_second["abuser"]
-        with libbpf.Object.open(GENERATOR) as program, namespace(CLIENT):
+        with libbpf.Object(GENERATOR) as program, namespace(CLIENT):
             program.set_constants(template + bytes(2))
             program.load()
             fd = program.program_fd("generate")
@@ -100,5 +101,5 @@ class Load:
                 pause = begin + self.sent["abuser"] / rate - time.monotonic()
                 if pause > 0:
                     time.sleep(pause)
-                libbpf.send_frames(fd, template, self._ifindex, BATCH)
+                testrun.send_frames(fd, template, self._ifindex, BATCH)
                 self.sent["abuser"] += BATCH

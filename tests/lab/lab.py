@@ -153,7 +153,7 @@ class Lab:
         return int(text.split(":")[0]), bytes.fromhex(mac.replace(":", ""))
 
     def _open_sink(self) -> libbpf.Object:
-        return libbpf.Object.open(GENERATOR)
+        return libbpf.Object(GENERATOR)
 
     def _attach_sink(self) -> None:
         self._object = self._open_sink()

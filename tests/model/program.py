@@ -5,7 +5,7 @@ import os
 from contextlib import ExitStack
 
 from ntpguard import abi
-from ntpguard.kernel import libbpf
+from ntpguard.kernel import binding, libbpf
 from ntpguard.words import Family
 from tests.bpf.guard import SEED, guard
 from tests.bpf.packets import SERVER_MAC
@@ -176,16 +176,16 @@ class Program:
 
 
 class _Runner:
-    """libbpf.test_run with its buffers made once: half of the time is theirs."""
+    """testrun.run with its buffers made once: half of the time is theirs."""
 
     def __init__(self, program: int) -> None:
         self.program = program
-        self.run = libbpf._library().bpf_prog_test_run_opts
+        self.run = binding.library().bpf_prog_test_run_opts
         self.source = ctypes.create_string_buffer(4096)
         self.out = ctypes.create_string_buffer(4096)
         self.view = memoryview(self.out)
-        self.options = libbpf._TestRunOpts(
-            sz=ctypes.sizeof(libbpf._TestRunOpts),
+        self.options = binding.TestRunOpts(
+            sz=ctypes.sizeof(binding.TestRunOpts),
             data_in=ctypes.addressof(self.source),
             data_out=ctypes.addressof(self.out),
             repeat=1,
