@@ -8,17 +8,14 @@ rubbish.
 """
 
 import ctypes
-import errno
-import os
-import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntpguard import abi, running, temporary, tries
+from ntpguard import abi, program, running, temporary, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.keeping import Keep, kept
 from ntpguard.kernel import bpffs as pinned
@@ -28,13 +25,7 @@ from ntpguard.policy.compile import Compiled, TableShape, compile_policy
 from ntpguard.policy.model import Policy
 from ntpguard.temporary import MODE
 
-ATTACH_FLAGS = {
-    "auto": 0,
-    "native": libbpf.XDP_FLAGS_DRV_MODE,
-    "skb": libbpf.XDP_FLAGS_SKB_MODE,
-}
 DETACHING_SECONDS = 2.0  # the kernel detaches an unpinned link a moment after its last descriptor
-FRAGS_SINCE = (5, 18)  # frames of several buffers: jumbo frames in native mode
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,9 @@ def up(
             table = running.read_table(descriptors["table"])
             # whatever may be refused comes before the first change that a packet can see
             programs = {
-                one.ifindex: held.enter_context(_loaded(at, one, descriptors, table, compiled))
+                one.ifindex: held.enter_context(
+                    program.loaded(at, one, descriptors, table, compiled)
+                )
                 for one in everyone
             }
             if before:
@@ -111,10 +104,10 @@ def up(
             for one in everyone:
                 if one.ifindex not in before:
                     own = pinned.interface_pins(at, one.ifindex)
-                    _attach(own, one, programs[one.ifindex], xdp)
+                    program.attach(own, one, programs[one.ifindex], xdp)
             for one in everyone:
                 if one.ifindex in before:
-                    _swap(before[one.ifindex], programs[one.ifindex], held, undo)
+                    program.swap(before[one.ifindex], programs[one.ifindex], held, undo)
         except BaseException:
             with libbpf.uninterrupted():
                 undo.close()
@@ -148,7 +141,7 @@ def down(names: Sequence[str] | None, *, bpffs: Path, wait: bool = True) -> list
         else:
             chosen = list(before)
         for index in chosen:
-            _detach(before[index])
+            program.detach(before[index])
             pinned.remove(before[index])
         if len(chosen) == len(before):
             remains |= at.exists()
@@ -182,18 +175,12 @@ def _tidy(bpffs: Path) -> bool:
     return found
 
 
-def _detach(own: Path) -> None:
-    with maps.descriptor(own / "link") as fd:
-        (own / "link").unlink()  # first: a link that is pinned is enforcement
-        libbpf.link_detach(fd)
-
-
 def _remove_new(bpffs: Path, before: set[int]) -> None:
     """Takes back what an up that failed has attached and pinned."""
     at = pinned.pins(bpffs)
     for index, own in pinned.attached(at).items():
         if index not in before:
-            _detach(own)
+            program.detach(own)
     _tidy(bpffs)
     if not before:
         pinned.remove(at)
@@ -202,34 +189,17 @@ def _remove_new(bpffs: Path, before: set[int]) -> None:
 def _refuse_foreign(one: interfaces.Interface, ours: Path | None) -> None:
     if ours is not None:
         return
-    name = _attached_program(one)
+    name = program.name_on(one)
     end = time.monotonic() + DETACHING_SECONDS
     while name == maps.PROGRAM and time.monotonic() < end:
         time.sleep(0.01)  # of a link that an interrupted up or down has let go
         one = interfaces.interface(one.name)
-        name = _attached_program(one)
+        name = program.name_on(one)
     if name is not None:
         raise NtpguardError(
             f'{one.name}: another XDP program is attached: "{name}", id {one.program_id}: '
             f"if it is not needed: ip link set dev {one.name} xdp off"
         )
-
-
-def _attached_program(one: interfaces.Interface) -> str | None:
-    """Name of the XDP program on an interface, "?" if it cannot be told; None: there is none."""
-    if one.program_id is None:
-        return None
-    try:
-        fd = libbpf.prog_by_id(one.program_id)
-        try:
-            return str(libbpf.prog_info(fd).name.decode())
-        finally:
-
-
-def _warn_of_forwarding(warn: Callable[[str], None]) -> None:
-            os.close(fd)
-    except NtpguardError:
-        return "?"  # it may have gone meanwhile
 
 
 def _warn(
@@ -254,6 +224,9 @@ def _warn(
                 f"{one.name}: the NIC strips VLAN tags: a KoD on a tagged network would go out "
                 f"untagged: ethtool -K {one.name} rxvlan off txvlan off"
             )
+
+
+def _warn_of_forwarding(warn: Callable[[str], None]) -> None:
     families = interfaces.forwarding()
     if families:
         warn(
@@ -265,10 +238,10 @@ def _warn(
 def _make_maps(bpffs: Path, compiled: Compiled) -> None:
     staging = pinned.staging(bpffs)
     shape = compiled.table
-    with libbpf.Object.open(maps.object_path()) as made:
+    with libbpf.Object(maps.object_path()) as made:
         made.set_max_entries("sources", shape.buckets)
         made.leave_out(maps.PROGRAM)
-        load(made)
+        program.load(made)
         table = abi.Table(
             abi=abi.ABI,
             buckets=shape.buckets,
@@ -283,13 +256,6 @@ def _make_maps(bpffs: Path, compiled: Compiled) -> None:
     # what lies there is not whole, or an interruption's remains of another shape
     pinned.remove(pinned.pins(bpffs))
     staging.rename(pinned.pins(bpffs))
-
-
-def load(program: libbpf.Object) -> None:
-    """Loads a program that is open and sized, as this kernel wants it. Raises NtpguardError."""
-    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
-    program.set_frags(maps.PROGRAM, release >= FRAGS_SINCE)
-    program.load()
 
 
 def _can_use_maps(at: Path, compiled: Compiled, *, running_now: bool) -> bool:
@@ -328,87 +294,3 @@ def table_difference(table: abi.Table, shape: TableShape) -> str | None:
             "(sources are forgotten)"
         )
     return None
-
-
-def constants(
-    table: abi.Table, compiled: Compiled, mac: bytes, *, inputs: bool = False
-) -> abi.Constants:
-    """Load-time constants of the program of an interface with this MAC address. `inputs`: clock and
-    chance come from abi.Inputs, and there is no trial of KoDs: for a replay.
-    """
-    ports = [int.from_bytes(port.to_bytes(2, "big"), "little") for port in compiled.ports]
-    ports += [ports[0]] * (abi.PORTS - len(ports))
-    return abi.Constants(
-        seed=table.seed,
-        ipv6_mask=(abi.U64 << (64 - table.ipv6_prefix)) & abi.U64,
-        bucket_mask=table.buckets - 1,
-        ipv4_mask=(0xFFFFFFFF << (32 - table.ipv4_prefix)) & 0xFFFFFFFF,
-        ports=(ctypes.c_uint16 * abi.PORTS)(*ports),
-        mac=(ctypes.c_uint8 * 6)(*mac),
-        ipv4_prefix=table.ipv4_prefix,
-        test=abi.TEST_INPUTS | abi.TEST_NO_TRIAL if inputs else 0,
-    )
-
-
-@contextmanager
-def _loaded(
-    at: Path,
-    one: interfaces.Interface,
-    descriptors: dict[str, int],
-    table: abi.Table,
-    compiled: Compiled,
-) -> Iterator[libbpf.Object]:
-    """The program for one interface on the shared maps, and on its counters if it has some."""
-    counters = pinned.interface_pins(at, one.ifindex) / "counters"
-    with libbpf.Object.open(maps.object_path()) as program:
-        program.set_constants(bytes(constants(table, compiled, one.mac)))
-        for name, fd in descriptors.items():
-            program.reuse_map(name, fd)
-        if counters.exists():
-            with maps.descriptor(counters) as fd:
-                program.reuse_map("counters", fd)
-        load(program)
-        yield program
-
-
-def _attach(own: Path, one: interfaces.Interface, program: libbpf.Object, xdp: str) -> None:
-    own.mkdir(mode=0o700)
-    fd = program.program_fd(maps.PROGRAM)
-    libbpf.obj_pin(program.map_fd("counters"), own / "counters")
-    libbpf.obj_pin(fd, own / "program")
-    link = _link(fd, one, xdp)
-    try:
-        libbpf.obj_pin(link, own / "link")
-    finally:
-        os.close(link)
-
-
-def _swap(own: Path, program: libbpf.Object, held: ExitStack, undo: ExitStack) -> None:
-    link = held.enter_context(maps.descriptor(own / "link"))
-    # absent or another one where an earlier swap was killed half-way: then there is no way back
-    if (own / "program").exists():
-        old = held.enter_context(maps.descriptor(own / "program"))
-        if libbpf.prog_info(old).id == libbpf.link_info(link).prog_id:
-            undo.callback(_pin_program, own, old)
-            undo.callback(libbpf.link_update, link, old)
-    new = program.program_fd(maps.PROGRAM)
-    libbpf.link_update(link, new)
-    _pin_program(own, new)
-
-
-def _pin_program(own: Path, fd: int) -> None:
-    pinned.remove_file(own / "program")
-    libbpf.obj_pin(fd, own / "program")
-
-
-def _link(program: int, one: interfaces.Interface, xdp: str) -> int:
-    try:
-        return libbpf.link_create(program, one.ifindex, ATTACH_FLAGS[xdp])
-    except libbpf.BpfError as error:
-        if all(one.ifindex != other.ifindex for other in interfaces.interfaces()):
-            gone = f"{one.name}: gone while it was being attached: when it is back"
-            raise NtpguardError(f"{gone}: ntpguard up {one.name}") from None
-        # these come with a remedy of their own
-        told = error.errno in (errno.EOPNOTSUPP, errno.EBUSY, errno.ENOMEM)
-        remedy = "" if told or xdp == "skb" else ": try --xdp skb"
-        raise NtpguardError(f"{one.name}: {error}{remedy}") from None

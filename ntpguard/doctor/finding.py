@@ -1,12 +1,10 @@
 """What a check answers, and what all checks may look at."""
 
-import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ntpguard import health, lifecycle, reading
+from ntpguard import health, program, reading
 from ntpguard.errors import NotRunning, NtpguardError, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import libbpf, maps
@@ -84,7 +82,7 @@ class Host:
     @property
     def release(self) -> tuple[int, ...]:
         """Major and minor of the kernel's version."""
-        return kernel_release()
+        return program.kernel_release()
 
     @cached_property
     def trial(self) -> int:
@@ -93,13 +91,7 @@ class Host:
         Loads the program with a table of one bucket, attaches it to nothing and lets it go again.
         Raises NtpguardError with the verifier's words.
         """
-        with libbpf.Object.open(maps.object_path()) as program:
-            program.set_max_entries("sources", 1)
-            program.set_frags(maps.PROGRAM, self.release >= lifecycle.FRAGS_SINCE)
-            program.load()
-            return int(libbpf.prog_info(program.program_fd(maps.PROGRAM)).jited_prog_len)
-
-
-def kernel_release() -> tuple[int, ...]:
-    """Major and minor of the running kernel's version."""
-    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+        with libbpf.Object(maps.object_path()) as trial:
+            trial.set_max_entries("sources", 1)
+            program.load(trial)
+            return int(libbpf.prog_info(trial.program_fd(maps.PROGRAM)).jited_prog_len)

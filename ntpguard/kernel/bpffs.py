@@ -20,7 +20,6 @@ from pathlib import Path
 from ntpguard.errors import Busy, NtpguardError, PermissionNeeded
 
 SO_NETNS_COOKIE = 71
-BPF_FS_MAGIC_TYPE = "bpf"
 DEFAULT = Path("/sys/fs/bpf")
 
 
@@ -42,7 +41,7 @@ def _mount_type(path: Path) -> str:
 
 def require(bpffs: Path) -> None:
     """Raises NtpguardError if no bpffs is mounted there."""
-    if _mount_type(bpffs.resolve()) != BPF_FS_MAGIC_TYPE:
+    if _mount_type(bpffs.resolve()) != "bpf":
         raise NtpguardError(f"{bpffs}: no bpffs is mounted there: try mount -t bpf bpf {bpffs}")
 
 
@@ -104,11 +103,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_file(path: Path) -> None:
-    """Unpins one thing; its absence is no error."""
-    path.unlink(missing_ok=True)
-
-
 @contextmanager
 def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
     """One writer at a time on this host. Waits for the other, or raises Busy; raises
@@ -137,14 +131,14 @@ def lock(bpffs: Path, *, wait: bool = True) -> Iterator[None]:
             yield
         except OSError as error:
             if error.filename is None or not Path(error.filename).is_relative_to(top):
-def _unusable(path: Path, error: OSError, bpffs: Path) -> NtpguardError:
-    return NtpguardError(f"{path}: cannot be used: {error.strerror}: see findmnt {bpffs}")
-
-
                 raise
             raise _unusable(Path(error.filename), error, bpffs) from None
     finally:
         os.close(fd)
+
+
+def _unusable(path: Path, error: OSError, bpffs: Path) -> NtpguardError:
+    return NtpguardError(f"{path}: cannot be used: {error.strerror}: see findmnt {bpffs}")
 
 
 def _require_own(fd: int, top: Path) -> None:

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from ntpguard import abi, lifecycle
+from ntpguard import abi
 from ntpguard.kernel import libbpf
 from ntpguard.policy.check import parse_policy
 from ntpguard.policy.compile import compile_policy
+from ntpguard.program import constants
 from tests.bpf.guard import OBJECT, load_with_log
 from tests.bpf.packets import SERVER_MAC
 
@@ -25,8 +26,8 @@ def test_the_stack_and_the_walk_are_small_enough_for_linux_6_1(policy: str) -> N
     compiled = compile_policy(parse_policy(policy))
     shape = compiled.table
     table = abi.Table(buckets=1024, ipv4_prefix=shape.ipv4_prefix, ipv6_prefix=shape.ipv6_prefix)
-    with libbpf.Object.open(OBJECT) as program:
-        program.set_constants(bytes(lifecycle.constants(table, compiled, SERVER_MAC)))
+    with libbpf.Object(OBJECT) as program:
+        program.set_constants(bytes(constants(table, compiled, SERVER_MAC)))
         text = load_with_log(program, program.load)
     found = re.search(r"stack depth (\S+)\nprocessed (\d+) insns", text)
     assert found, text

@@ -3,9 +3,10 @@
 import ipaddress
 from pathlib import Path
 
-from ntpguard import abi, lifecycle
+from ntpguard import abi
 from ntpguard.policy.check import parse_policy
 from ntpguard.policy.compile import compile_policy
+from ntpguard.program import constants
 from tests.bpf.guard import SEED
 from tests.bpf.packets import SERVER4, SERVER6, SERVER_MAC
 
@@ -70,7 +71,7 @@ def _variant(text: str) -> str:
     policy = parse_policy(text)
     compiled = compile_policy(policy)
     table = abi.Table(buckets=BUCKETS, ipv4_prefix=32, ipv6_prefix=64, seed=SEED)
-    constants = bytes(lifecycle.constants(table, compiled, SERVER_MAC, inputs=True))
+    frozen = bytes(constants(table, compiled, SERVER_MAC, inputs=True))
     prefixes = [
         f"{{{one.version}, {one.prefixlen}, {_bytes(one.network_address.packed)}, {value}u}}"
         for one, value in compiled.prefixes.items()
@@ -85,7 +86,7 @@ def _variant(text: str) -> str:
         local.append(f"{{{_bytes(packed)}, {flags}}}")
     mode = {"enforce": "MODE_ENFORCE", "observe": "MODE_OBSERVE"}[policy.mode]
     return (
-        f"{{.mode = {mode}, .constants = {_bytes(constants)}, .policy = {_bytes(bytes(compiled.policy))}, "
+        f"{{.mode = {mode}, .constants = {_bytes(frozen)}, .policy = {_bytes(bytes(compiled.policy))}, "
         f".prefix_count = {len(prefixes)}, .prefixes = {{{', '.join(prefixes)}}}, "
         f".addresses = {{{', '.join(local)}}}}}"
     )

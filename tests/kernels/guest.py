@@ -10,11 +10,12 @@ import traceback
 
 from pyroute2 import IPRoute
 
-from ntpguard import abi, lifecycle
+from ntpguard import abi
 from ntpguard.cli import main
 from ntpguard.kernel import libbpf, maps
 from ntpguard.policy.check import DEFAULT
 from ntpguard.policy.compile import compile_policy
+from ntpguard.program import constants, load
 from tests.bpf import guard, packets
 from tests.kernels import opened
 
@@ -27,10 +28,10 @@ def verify() -> None:
     """Loads as `ntpguard up` does; prints how many instructions the verifier walked."""
     shape = compile_policy(DEFAULT)
     table = abi.Table(buckets=1024, ipv4_prefix=32, ipv6_prefix=64)
-    with libbpf.Object.open(maps.object_path()) as program:
-        program.set_constants(bytes(lifecycle.constants(table, shape, packets.SERVER_MAC)))
+    with libbpf.Object(maps.object_path()) as program:
+        program.set_constants(bytes(constants(table, shape, packets.SERVER_MAC)))
         program.set_max_entries("sources", table.buckets)
-        print(guard.load_with_log(program, lambda: lifecycle.load(program)))
+        print(guard.load_with_log(program, lambda: load(program)))
 
 
 def judge() -> None:

@@ -17,6 +17,7 @@ ORDER = [
     "migrate",
     "kernel",
     "counts",
+    "program",
     "sources",
     "trials",
     "survey",
