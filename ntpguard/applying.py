@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ntpguard import abi, journal, lifecycle, running, tries
+from ntpguard.document import effective_policy, new_document, with_live
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
@@ -19,7 +20,7 @@ from ntpguard.policy.paste import paste
 from ntpguard.policy.prefixes import light
 from ntpguard.policy.tables import check_limit
 from ntpguard.reading import Running
-from ntpguard.temporary import MODE, limit_of, until
+from ntpguard.temporary import MODE, Document, limit_of, until
 
 # of the document: what new_document states anew; the rest are live changes
 OF_FILE = {"schema", "file", "files", "text", "kept", "applied", "refused"}
@@ -47,9 +48,9 @@ def apply(
     """
     with running.writing(bpffs) as descriptors:
         before = running.read_document(descriptors)
-        old = running.effective_policy({**before, "overrides": {}, "mode": None})
+        old = effective_policy({**before, "overrides": {}, "mode": None})
         _require_possible(old, policy, file, running.read_table(descriptors["table"]), bpffs)
-        document = running.new_document(policy, file)
+        document = new_document(policy, file)
         live = live_changes(before)
         kept: dict[str, str] = {}
         if keep_live:
@@ -64,7 +65,7 @@ def apply(
                 if what == MODE or what in {limit_of(name) for name in names}
             }
             kept = live_changes(document)
-        new = running.with_live(policy, document)
+        new = with_live(policy, document)
         for name in document["overrides"]:
             one = new.class_named(name)
             assert one is not None
@@ -84,7 +85,7 @@ def _summary(changes: Sequence[Change]) -> str:
     return "; ".join(map(str, changes[:LOGGED])) + more or "no setting changes"
 
 
-def live_changes(document: running.Document) -> dict[str, str]:
+def live_changes(document: Document) -> dict[str, str]:
     """The live changes in words, by what they change, as temporary names it."""
     found = {}
     if document["mode"]:
@@ -98,8 +99,8 @@ def live_changes(document: running.Document) -> dict[str, str]:
     return found
 
 
-def _changes(descriptors: dict[str, int], document: running.Document, new: Policy) -> list[Change]:
-    old, lighter = running.effective_policy(document), light(new)
+def _changes(descriptors: dict[str, int], document: Document, new: Policy) -> list[Change]:
+    old, lighter = effective_policy(document), light(new)
     if _keeps_the_same(old, lighter):
         return differences(old, lighter)
     return differences(old, new, tries.held_prefixes(descriptors, old, document))

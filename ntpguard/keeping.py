@@ -5,8 +5,10 @@ from enum import Enum
 from pathlib import Path
 
 from ntpguard import abi, running, tries
+from ntpguard.document import new_document, with_live
 from ntpguard.kernel import maps
 from ntpguard.policy.model import Policy
+from ntpguard.temporary import Document
 
 
 class Keep(Enum):
@@ -17,11 +19,11 @@ class Keep(Enum):
     POLICY = "the policy, live changes included"
 
 
-def kept(at: Path, policy: Policy, file: str | None, keep: Keep) -> tuple[Policy, running.Document]:
+def kept(at: Path, policy: Policy, file: str | None, keep: Keep) -> tuple[Policy, Document]:
     """The policy to apply instead of `policy`, read from `file`, and its document. `at` is where
     the maps are pinned, if there are any; their writer is the caller.
     """
-    new = running.new_document(policy, file)
+    new = new_document(policy, file)
     before = None
     if keep != Keep.NOTHING and at.exists():
         # what cannot be used is told, or made anew, by the up that follows
@@ -33,5 +35,5 @@ def kept(at: Path, policy: Policy, file: str | None, keep: Keep) -> tuple[Policy
     if before and all(before.get(key) == new.get(key) for key in ("text", "kept")):
         stays = {**before, "file": file, "files": new["files"]}
         stays.pop("refused", None)
-        return running.with_live(policy, stays), stays
+        return with_live(policy, stays), stays
     return policy, new

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ntpguard import entries, journal, running, temporary
+from ntpguard.document import effective_policy
 from ntpguard.errors import NtpguardError, PolicyError, UsageError
 from ntpguard.kernel import libbpf
 from ntpguard.moments import Moment
@@ -18,7 +19,7 @@ from ntpguard.policy.kinds import Network, Rate, RateKind
 from ntpguard.policy.model import ClassPolicy, Policy
 from ntpguard.policy.settings import BURST, SOURCE_RATE
 from ntpguard.policy.tables import burst_bounds
-from ntpguard.temporary import MODE, limit_of
+from ntpguard.temporary import MODE, Document, limit_of
 from ntpguard.words import Action, Mode
 
 WIDEST = {4: 8, 6: 16}  # bits; a shorter prefix is most of the internet, or a slip
@@ -44,7 +45,7 @@ def set_mode(bpffs: Path, mode: Mode, seconds: float | None) -> Change:
     """Changes the mode, for so long (None: for good)."""
     with _changing(bpffs) as descriptors:
         document = running.read_document(descriptors)
-        policy = running.effective_policy({**document, "mode": None})
+        policy = effective_policy({**document, "mode": None})
         stated, before = policy.mode, document["mode"] or policy.mode
         until = None if seconds is None else Moment.after(seconds)
         then = temporary.lasting(document, MODE) or stated
@@ -78,7 +79,7 @@ def set_limit(
         value |= {"burst": checked.burst} if burst is not None else {}
         until = None if seconds is None else Moment.after(seconds)
         temporary.change(document, what, value, until)
-        running.write(descriptors, running.effective_policy(document), document, prefixes=False)
+        running.write(descriptors, effective_policy(document), document, prefixes=False)
         last = _limit(own) if until else None
         return _logged(what, Change(_limit(before), _limit(checked), until, last))
 
@@ -90,7 +91,7 @@ def unset_limit(bpffs: Path, name: str) -> Change:
         before = _class(document, name)
         temporary.change(document, limit_of(name), None, None)
         after = _class(document, name)
-        running.write(descriptors, running.effective_policy(document), document, prefixes=False)
+        running.write(descriptors, effective_policy(document), document, prefixes=False)
         return _logged(limit_of(name), Change(_limit(before), _limit(after)))
 
 
@@ -114,7 +115,7 @@ def set_entry(
     with _changing(bpffs) as descriptors:
         document = running.read_document(descriptors)
         if action == Action.BLOCK:
-            for text in _doubts(running.effective_policy(document), prefix, session):
+            for text in _doubts(effective_policy(document), prefix, session):
                 warn(text)
         stored = _entries(descriptors)
         before = stored.get(prefix)
@@ -162,8 +163,8 @@ def _logged(what: str, change: Change) -> Change:
     return change
 
 
-def _class(document: running.Document, name: str) -> ClassPolicy:
-    policy = running.effective_policy(document)
+def _class(document: Document, name: str) -> ClassPolicy:
+    policy = effective_policy(document)
     found = policy.class_named(name)
     if found is None:
         known = ", ".join(one.name for one in policy.classes)
@@ -171,7 +172,7 @@ def _class(document: running.Document, name: str) -> ClassPolicy:
     return found
 
 
-def _with_limit(document: running.Document, name: str, value: Any) -> running.Document:
+def _with_limit(document: Document, name: str, value: Any) -> Document:
     return {**document, "overrides": {**document["overrides"], name: value or {}}}
 
 

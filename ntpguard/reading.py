@@ -12,6 +12,7 @@ from typing import Any
 
 from ntpguard import abi, entries, running, sources, temporary, trials, tries
 from ntpguard.counts import Counts, add_counters, total
+from ntpguard.document import differs_from_file, effective_policy, policy_hash
 from ntpguard.errors import NotRunning, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
@@ -20,6 +21,7 @@ from ntpguard.policy.kinds import Address, Network
 from ntpguard.policy.model import Policy
 from ntpguard.sources import Group, Source
 from ntpguard.survey import Limits, Survey, Surveyor
+from ntpguard.temporary import Document
 from ntpguard.words import Family, Mode
 
 SPARE = 64  # slots to look at besides those asked for: some are torn, or empty but not zero
@@ -97,19 +99,19 @@ class Running:
         if until is None:
             return None
         after = temporary.settled(document, everything=True)
-        return Ending(until, running.effective_policy(after))
+        return Ending(until, effective_policy(after))
 
     def revision(self) -> int:
         """How many times the policy was changed."""
         return abi.field(self.root(), abi.ROOT_REVISION_SHIFT, abi.ROOT_REVISION_BITS)
 
-    def document(self) -> running.Document:
+    def document(self) -> Document:
         """The running policy's text and the live changes that hold now."""
         return running.read_document(self._maps)
 
     def policy(self) -> Policy:
         """The policy that runs, live changes included; many prefixes are counted only."""
-        return running.effective_policy(self.document())
+        return effective_policy(self.document())
 
     def whole_policy(self) -> Policy:
         """The policy that runs, live changes included, with every prefix. Needs CAP_SYS_ADMIN if
@@ -119,11 +121,11 @@ class Running:
 
     def differs_from_file(self) -> bool | None:
         """Whether what runs is not what the policy's file says; None: there is no file."""
-        return running.differs_from_file(self.document())
+        return differs_from_file(self.document())
 
     def policy_hash(self) -> str:
         """Twelve hexadecimal digits that tell applied policies apart."""
-        return running.policy_hash(self.document())
+        return policy_hash(self.document())
 
     def counts(self) -> Counts:
         """Every counter."""

@@ -6,31 +6,26 @@ until no packet is left that may have read the old word: then the other copy may
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ntpguard import abi, temporary
-from ntpguard.errors import NotRunning, NtpguardError, PolicyError
+from ntpguard.document import document_bytes, effective_policy
+from ntpguard.errors import NotRunning, NtpguardError
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
+from ntpguard.kernel.binding import BpfError
 from ntpguard.moments import Moment
-from ntpguard.policy.check import parse_policy, read_policy, unchanged
 from ntpguard.policy.compile import Compiled, compile_policy, set_ends
 from ntpguard.policy.kinds import Address, Network
-from ntpguard.policy.model import Kept, Policy, packed
-from ntpguard.policy.prefixes import light
-from ntpguard.policy.render import to_toml
-from ntpguard.policy.settings import SOURCE_RATE
+from ntpguard.policy.model import Policy
+from ntpguard.temporary import Document
 from ntpguard.words import Mode
 
-Document = temporary.Document
 PACKET_SECONDS = 0.1  # a thousand times what the program takes, interrupts included
 # what a policy's prefixes make of its flags
 PREFIX_FLAGS = (
@@ -43,88 +38,6 @@ TRIES = (
     (4, "prefixes_ipv4", abi.size(abi.PrefixIpv4)),
     (6, "prefixes_ipv6", abi.size(abi.PrefixIpv6)),
 )
-
-
-def new_document(policy: Policy, file: str | None) -> Document:
-    """What is kept of a policy beside its compiled form: its text, its files, live changes.
-
-    Prefixes that are too many for the text are in the tries alone: "kept" describes them by class.
-    """
-    shortened = light(policy)
-    return {
-        "schema": 1,
-        "file": file,
-        "files": dict(policy.files),
-        "text": to_toml(shortened),
-        "kept": {
-            one.name: {
-                "count": one.kept.count,
-                "sha256": one.kept.sha256,
-                # of these, the tries do not tell whether the class states them too
-                "upstreams": _stated(policy.upstreams, set(whole.packed)),
-            }
-            for one, whole in zip(shortened.classes, policy.classes, strict=True)
-            if one.kept
-        },
-        "applied": _now(),
-        "mode": None,
-        "overrides": {},
-        "temporary": {},
-    }
-
-
-def _stated(prefixes: Iterable[Network], among: set[bytes]) -> list[str]:
-    return [str(one) for one in prefixes if packed(one) in among]
-
-
-def effective_policy(document: Document) -> Policy:
-    """The policy that runs: the text with the live changes, of mode and of limits by class.
-
-    Prefixes that are not in the text are in `kept`: tries.whole_policy has them.
-    """
-    policy = parse_policy(document["text"], "running policy")
-    kept = document.get("kept", {})
-    classes = [
-        replace(one, kept=Kept(kept[one.name]["count"], kept[one.name]["sha256"]))
-        if one.name in kept
-        else one
-        for one in policy.classes
-    ]
-    return with_live(replace(policy, classes=tuple(classes)), document)
-
-
-def with_live(policy: Policy, document: Document) -> Policy:
-    """The policy with the document's live changes."""
-    classes = []
-    for one in policy.classes:
-        own = dict(document["overrides"].get(one.name, {}))
-        if "rate" in own:
-            own["rate"] = SOURCE_RATE.read(own["rate"])
-        classes.append(replace(one, **own) if own else one)
-    mode = document["mode"] or policy.mode
-    return replace(policy, classes=tuple(classes), mode=mode)
-
-
-def differs_from_file(document: Document) -> bool | None:
-    """Whether what runs is not what the policy's file says; None: there is no file. A file whose
-    bytes are those applied is not parsed again.
-    """
-    live = bool(document["overrides"] or document["mode"])
-    if not document["file"]:
-        return live or None
-    if unchanged(document.get("files", {})):
-        untouched = {**document, "overrides": {}, "mode": None}
-        return live and effective_policy(untouched) != effective_policy(document)
-    try:
-        return light(read_policy(Path(document["file"]))) != effective_policy(document)
-    except PolicyError:
-        return True
-
-
-def policy_hash(document: Document) -> str:
-    """Twelve hexadecimal digits of the applied policy, prefixes included."""
-    kept = "".join(one["sha256"] for one in document.get("kept", {}).values())
-    return hashlib.sha256((document["text"] + kept).encode()).hexdigest()[:12]
 
 
 def write(
@@ -142,7 +55,7 @@ def write(
     if ends:
         after = effective_policy(temporary.settled(document, everything=True))
         set_ends(compiled.policy, after, ends)
-    stored = _stored(document, _raw_document(descriptors))
+    stored = document_bytes(document, _raw_document(descriptors))
 
     def change(root: int) -> int:
         idle = {
@@ -193,7 +106,7 @@ def writing(bpffs: Path, *, wait: bool = True) -> Iterator[dict[str, int]]:
 
 def write_document(descriptors: Mapping[str, int], document: Document) -> None:
     """Writes what only people and the control plane read: the policy stays as it is."""
-    stored = _stored(document, {})
+    stored = document_bytes(document, {})
 
     def change(root: int) -> int:
         _fill(descriptors["document"], 1 - abi.field(root, abi.ROOT_DOCUMENT_SHIFT, 1), stored)
@@ -328,7 +241,7 @@ def _wait_for_packets(descriptors: Mapping[str, int], root: int, empty: Mapping[
     try:
         for name, trie in empty.items():
             _fill(descriptors[name], idle, trie.to_bytes(4, "little"))
-    except libbpf.BpfError:
+    except BpfError:
         time.sleep(PACKET_SECONDS)  # the change is made: it is too late for an error
 
 
@@ -376,7 +289,3 @@ def _trie(version: int, key_size: int, pairs: list[tuple[bytes, bytes]]) -> int:
 def trie_key(prefix: Network) -> bytes:
     """A prefix as struct prefix_ipv4 or prefix_ipv6."""
     return prefix.prefixlen.to_bytes(4, "little") + prefix.network_address.packed
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

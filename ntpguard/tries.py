@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ntpguard import abi
+from ntpguard.document import effective_policy
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import libbpf
 from ntpguard.policy.kinds import PrefixKind, network_of
 from ntpguard.policy.model import Policy, packed
 from ntpguard.policy.prefixes import digest
-from ntpguard.running import TRIES, Document, effective_policy, read_document, read_root
+from ntpguard.running import TRIES, read_document, read_root
+from ntpguard.temporary import Document
 
 PREFIX = PrefixKind()
 Held = dict[str, list[bytes]]

@@ -9,12 +9,15 @@ from contextlib import ExitStack, contextmanager
 from itertools import product
 from random import Random
 
-from ntpguard import abi, lifecycle, running
+from ntpguard import abi, running
 from ntpguard.counts import Counts, add_counters
+from ntpguard.document import new_document
 from ntpguard.kernel import libbpf, maps
+from ntpguard.kernel.testrun import Runner
 from ntpguard.policy.compile import FRACTIONS, compile_policy
 from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy, SignaturePolicy
+from ntpguard.program import constants, load
 from ntpguard.replay.frame import STATION, Datagram
 from ntpguard.sources import KEY, STAT, WORDS_PER_BUCKET
 
@@ -88,7 +91,7 @@ class Judge:
         self._table = _words(program, "sources", self._buckets * abi.size(abi.Bucket), "Q", held)
         self._clock = _words(program, ".bss", abi.size(abi.Inputs), "Q", held)
         self._chance = _words(program, ".bss", abi.size(abi.Inputs), "I", held)
-        self._runner = libbpf.Runner(program.program_fd(maps.PROGRAM), MOST_FRAME_BYTES)
+        self._runner = Runner(program.program_fd(maps.PROGRAM), MOST_FRAME_BYTES)
         self._ipv4_tag = abi.KEY_IPV4_TAG | policy.ipv4_prefix << abi.KEY_IPV4_LENGTH_SHIFT
         self._ipv4_mask = (0xFFFFFFFF << (32 - policy.ipv4_prefix)) & 0xFFFFFFFF
         self._ipv6_mask = (abi.U64 << (64 - policy.ipv6_prefix)) & abi.U64
@@ -229,14 +232,13 @@ def judging(policy: Policy, servers: Iterable[Address], seed: int) -> Iterator[J
         ipv4_prefix=compiled.table.ipv4_prefix,
         ipv6_prefix=compiled.table.ipv6_prefix,
     )
-    with _on_one_cpu(), libbpf.Object.open(maps.object_path()) as program, ExitStack() as held:
-        constants = lifecycle.constants(table, compiled, STATION, inputs=True)
-        program.set_constants(bytes(constants))
+    with _on_one_cpu(), libbpf.Object(maps.object_path()) as program, ExitStack() as held:
+        program.set_constants(bytes(constants(table, compiled, STATION, inputs=True)))
         program.set_max_entries("sources", table.buckets)
-        lifecycle.load(program)
+        load(program)
         descriptors = {name: program.map_fd(name) for name in maps.SHARED_MAPS}
         running.write_local_addresses(descriptors, set(servers))
-        running.write(descriptors, policy, running.new_document(policy, None))
+        running.write(descriptors, policy, new_document(policy, None))
         yield Judge(policy, program, (table.seed[0], table.seed[1]), held)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ntpguard import abi, lifecycle, running
+from ntpguard.document import new_document
 from ntpguard.kernel import libbpf
 from ntpguard.policy.check import read_policy
 from ntpguard.policy.compile import compile_policy
@@ -35,7 +36,7 @@ action = "block"
 def apply(where: Path, file: Path) -> None:
     with running.writing(where) as descriptors:
         policy = read_policy(file)
-        running.write(descriptors, policy, running.new_document(policy, str(file)))
+        running.write(descriptors, policy, new_document(policy, str(file)))
 
 
 def pairs(descriptors: dict[str, int], copy: int) -> dict[bytes, int]:

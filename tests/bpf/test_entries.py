@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ntpguard import abi, running
+from ntpguard.document import new_document
 from ntpguard.entries import LiveEntry, clean_entries, clear_entry, read_entries, set_entry
 from ntpguard.errors import UsageError
 from ntpguard.kernel import libbpf, maps
@@ -27,7 +28,7 @@ action = "exempt"
 def one() -> Iterator[Guard]:
     with guard(16, virtual=False) as loaded:
         new = parse_policy(CAMPUS)
-        running.write(descriptors(loaded), new, running.new_document(new, None))
+        running.write(descriptors(loaded), new, new_document(new, None))
         yield loaded
 
 

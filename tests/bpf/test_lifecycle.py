@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from ntpguard import abi, lifecycle, running
+from ntpguard.document import effective_policy, new_document
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
-from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.kernel import binding, bpffs, interfaces, libbpf, maps
 from ntpguard.policy.check import parse_policy
 from ntpguard.policy.model import Policy
 from tests.bpf.clang import compile_bpf
@@ -93,7 +94,7 @@ def load_time(where: Path, name: str) -> abi.Constants:
 
 def running_policy(where: Path) -> Policy:
     with maps.opened(bpffs.pins(where)) as descriptors:
-        return running.effective_policy(running.read_document(descriptors))
+        return effective_policy(running.read_document(descriptors))
 
 
 def compile_object(tmp_path: Path, source: str) -> Path:
@@ -210,7 +211,7 @@ def test_a_policy_that_cannot_be_applied_says_why_and_changes_nothing(
         before = running.read_root(descriptors)
         monkeypatch.setattr(libbpf, "map_create", no_memory)
         with pytest.raises(libbpf.BpfError, match="ENOMEM"):
-            running.write(descriptors, POLICY, running.new_document(POLICY, None))
+            running.write(descriptors, POLICY, new_document(POLICY, None))
         assert running.read_root(descriptors) == before
 
 
@@ -239,10 +240,10 @@ def test_a_rejected_program_shows_the_end_of_a_long_verifier_log(
         'char _license[] SEC("license") = "GPL";\n',
     )
     with (
-        libbpf.Object.open(own) as rejected,
+        libbpf.Object(own) as rejected,
         pytest.raises(libbpf.BpfError, match="invalid access to packet"),
     ):
-        libbpf._library().libbpf_set_print(None)  # as bcc does, in the same process
+        binding.library().libbpf_set_print(None)  # as bcc does, in the same process
         rejected.load()
     assert capfd.readouterr().err == ""
 

@@ -12,6 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from ntpguard import running, temporary
 from ntpguard.abi import Xdp
+from ntpguard.document import effective_policy
 from ntpguard.exporter.collector import GuardCollector
 from ntpguard.kernel import libbpf
 from ntpguard.moments import Moment
@@ -176,7 +177,7 @@ def test_the_wall_clock_decides_when_the_machine_was_booted_anew(where: Path) ->
         document = running.read_document(descriptors)
         wall = datetime.now(UTC) + timedelta(seconds=3)
         temporary.change(document, temporary.MODE, "off", Moment(1, wall, "another boot"))
-        running.write(descriptors, running.effective_policy(document), document, prefixes=False)
+        running.write(descriptors, effective_policy(document), document, prefixes=False)
         assert send(BANNED) == Xdp.PASS
         assert data("status")["mode"] == "off"
         becomes(Xdp.DROP, lambda: send(BANNED), begin, 3)

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from ntpguard import abi, lifecycle, reading, running, tries
 from ntpguard.cli import main
+from ntpguard.document import effective_policy
 from ntpguard.errors import NtpguardError
-from ntpguard.kernel import libbpf
+from ntpguard.kernel import binding, libbpf
 from ntpguard.policy.check import read_policy
 from ntpguard.policy.model import Policy
 from tests.bpf.test_lifecycle import NAMES, POLICY, pytestmark, up, where
@@ -70,7 +71,7 @@ def test_a_hundred_thousand_prefixes_are_read_back_as_they_were_applied(
         assert tries.whole_policy(descriptors) == policy
         document = running.read_document(descriptors)
         assert len(document["text"]) < 2000
-        assert [one.prefixes for one in running.effective_policy(document).classes] == [()] * 3
+        assert [one.prefixes for one in effective_policy(document).classes] == [()] * 3
 
 
 def test_a_live_change_leaves_many_prefixes_alone(where: Path, tmp_path: Path) -> None:
@@ -117,8 +118,8 @@ def test_many_prefixes_are_read_one_by_one_where_the_kernel_has_no_batches(
                 return lambda *arguments: -errno.EINVAL
             return getattr(self._library, name)
 
-    old = Old(libbpf._library())
-    monkeypatch.setattr(libbpf, "_library", lambda: old)
+    old = Old(binding.library())
+    monkeypatch.setattr(libbpf, "library", lambda: old)
     with written(where, many(tmp_path, 1500)) as (policy, descriptors):
         assert tries.whole_policy(descriptors) == policy
 

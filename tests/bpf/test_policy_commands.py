@@ -11,10 +11,12 @@ from click.testing import CliRunner, Result
 
 from ntpguard import abi, reading, running
 from ntpguard.cli import main
-from ntpguard.kernel import bpffs, interfaces, libbpf, maps
+from ntpguard.document import effective_policy, new_document
+from ntpguard.kernel import bpffs, interfaces, maps
 from ntpguard.policy.check import parse_policy, read_policy
 from ntpguard.policy.render import to_toml
 from ntpguard.words import Verdict
+from tests import testrun
 from tests.bpf.packets import IPV4
 from tests.bpf.test_lifecycle import NAMES, pytestmark, where
 from tests.bpf.test_many_prefixes import many
@@ -73,7 +75,7 @@ def verdicts(where: Path, count: int) -> list[Verdict]:
     own = bpffs.interface_pins(bpffs.pins(where), interfaces.interface(NAMES[0]).ifindex)
     frame = bytes(IPV4.but(destination_mac=interfaces.interface(NAMES[0]).mac))
     with maps.descriptor(own / "program") as program:
-        codes = [abi.Xdp(libbpf.test_run(program, frame)[0]) for _ in range(count)]
+        codes = [abi.Xdp(testrun.run(program, frame)[0]) for _ in range(count)]
     return [Verdict.PASS if code == abi.Xdp.PASS else Verdict.DROP for code in codes]
 
 
@@ -289,8 +291,8 @@ def test_without_a_file_the_difference_is_from_the_built_in_policy(where: Path) 
         ok("up", NAMES[0], "--policy", "p.toml")
     with running.writing(where) as descriptors:
         document = running.read_document(descriptors)
-        policy = running.effective_policy(document)
-        running.write(descriptors, policy, running.new_document(policy, None))
+        policy = effective_policy(document)
+        running.write(descriptors, policy, new_document(policy, None))
     ok("limit", "set", "--burst", 9)
     found = data("policy", "diff")
     assert found["file"] is None

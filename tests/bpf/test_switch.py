@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from ntpguard import abi, running
-from ntpguard.kernel import libbpf, maps
+from ntpguard.document import new_document
+from ntpguard.kernel import maps
 from ntpguard.policy.check import parse_policy
 from ntpguard.policy.model import Policy
+from tests import testrun
 from tests.bpf.guard import Guard, guard
 from tests.bpf.packets import IPV4, IPV6
 
@@ -47,14 +49,14 @@ def descriptors(one: Guard) -> dict[str, int]:
 
 
 def write(one: Guard, new: Policy) -> None:
-    running.write(descriptors(one), new, running.new_document(new, None))
+    running.write(descriptors(one), new, new_document(new, None))
 
 
 @pytest.mark.timeout(300)
 def test_no_packet_sees_a_mixture_of_two_policies_and_no_source_is_forgotten(one: Guard) -> None:
     write(one, FIRST)
     limited = bytes(IPV4.but(source="203.0.113.8"))
-    assert libbpf.test_run(one.fd, limited)[0] == abi.Xdp.PASS  # its burst
+    assert testrun.run(one.fd, limited)[0] == abi.Xdp.PASS  # its burst
     stop = threading.Event()
     codes: Counter[tuple[str, int]] = Counter()
 
@@ -64,7 +66,7 @@ def test_no_packet_sees_a_mixture_of_two_policies_and_no_source_is_forgotten(one
         mine: Counter[tuple[str, int]] = Counter()
         while not stop.is_set():
             for name, frame in frames.items():
-                mine[name, libbpf.test_run(one.fd, frame)[0]] += 1
+                mine[name, testrun.run(one.fd, frame)[0]] += 1
         codes.update(mine)
 
     threads = [threading.Thread(target=load, args=(cpu,)) for cpu in (0, 1)]
