@@ -85,10 +85,7 @@ class Running:
         return Mode(abi.field(root, abi.ROOT_MODE_SHIFT, abi.ROOT_MODE_BITS))
 
     def _compiled(self, root: int) -> abi.Policy:
-        copy = abi.field(root, abi.ROOT_POLICY_SHIFT, 1).to_bytes(4, "little")
-        raw = libbpf.map_lookup(self._maps["policy"], copy, abi.size(abi.Policy))
-        assert raw is not None, "an array has every key"
-        return abi.Policy.from_buffer_copy(raw)
+        return running.read_policy_map(self._maps, abi.field(root, abi.ROOT_POLICY_SHIFT, 1))
 
     def ending(self, what: str) -> Ending | None:
         """When a temporary change ends, and the policy that then holds; `what` as
@@ -176,16 +173,16 @@ class Running:
 
     def survey(self, surveyor: Surveyor) -> Survey:
         """What the sources do, by a sample of the table."""
-        policy = self._compiled(self.root())
-        classes = policy.classes
+        policy, now_ns = self._compiled(self.root()), monotonic_ns()
+        rules = _rules_at(policy, now_ns)
         limits = Limits(
-            [one.limit.emission_interval >> abi.GCRA_TAT_SHIFT for one in classes],
-            [one.limit.burst_tolerance >> abi.GCRA_TAT_SHIFT for one in classes],
+            [one.limit.emission_interval >> abi.GCRA_TAT_SHIFT for one in rules],
+            [one.limit.burst_tolerance >> abi.GCRA_TAT_SHIFT for one in rules],
             policy.kod_patience,
             self.seed,
         )
         with self._words() as words:
-            return surveyor.survey(words, limits, monotonic_ns())
+            return surveyor.survey(words, limits, now_ns)
 
     def memory_bytes(self) -> dict[str, int]:
         """Kernel memory of each map (of an interface's counters: of all interfaces)."""
@@ -233,31 +230,25 @@ class Running:
         root = self.root()
         now = abi.field(root, abi.ROOT_GENERATION_SHIFT, abi.ROOT_GENERATION_BITS)
         known: list[tuple[int | None, Group]] = []
-        older = Group(-1, 0, 0, 0)
+        older: list[Group] = []
         with self._words() as words:
             found = sources.by_class(words)
         for one in found:
             if one.key >> abi.AUX_CLASS_BITS == now:
                 known.append((one.key & (abi.CLASSES - 1), one))
             else:
-                older = Group(
-                    older.key,
-                    older.sources + one.sources,
-                    older.requests + one.requests,
-                    older.excess + one.excess,
-                )
-        return [*known, (None, older)] if older.sources else known
+                older.append(one)
+        if older:
+            totals = (sum(one.sources for one in older), sum(one.requests for one in older))
+            known.append((None, Group(-1, *totals, sum(one.excess for one in older))))
+        return known
 
     def _last(self, count: int) -> list[Source]:
         """The noted sources that still have a slot, the one noted last first."""
-        seen = []
-        for key in list(libbpf.map_keys(self._maps["offenders"], 8)):
-            noted = self.offender(int.from_bytes(key, "little"))
-            if noted:
-                seen.append((noted.last_seen_ns, int.from_bytes(key, "little")))
+        seen = sorted(((noted.last_seen_ns, key) for key, noted in self.offenders()), reverse=True)
         read = self._reader()
         with self._words() as words:
-            found = (self._slot(words, key) for _, key in sorted(seen, reverse=True))
+            found = (self._slot(words, key) for _, key in seen)
             return [read(slot) for slot in islice(filter(None, found), count)]
 
     def offender(self, key: int) -> abi.Offender | None:
@@ -290,11 +281,12 @@ class Running:
         info = libbpf.map_info(self._maps["trials"])
         found = libbpf.map_items(self._maps["trials"], 8, info.value_size, info.max_entries)
         policy, now_ns = self._compiled(self.root()), monotonic_ns()
+        rules = _rules_at(policy, now_ns)
         with self._words() as words:
 
             def seen(key: int) -> trials.Seen | None:
                 slot = self._slot(words, key)
-                return trials.seen(slot, policy, now_ns) if slot else None
+                return trials.seen(slot, rules, now_ns) if slot else None
 
             interval = policy.kod_interval << abi.KOD_UNIT_SHIFT
             return trials.outcomes(found, seen, now_ns, interval)
@@ -358,11 +350,6 @@ class Running:
         upstream = bool(packed >> abi.PREFIX_UPSTREAM_SHIFT & 1)
         return Match(packed & (abi.CLASSES - 1), prefix, upstream)
 
-    def entry(self, address: Address) -> entries.LiveEntry | None:
-        """The live entry that holds for an address: the longest that has not expired."""
-        found = [one for one in entries.read_entries(self._maps) if address in one.prefix]
-        return max(found, key=lambda one: one.prefix.prefixlen, default=None)
-
     def live_entries(self) -> list[tuple[entries.LiveEntry, entries.Note]]:
         """Every live entry that has not expired, by prefix, and what is noted of it."""
         document = self.document()
@@ -377,6 +364,14 @@ class Running:
         return [(one, entries.note_of(document, one)) for one in found]
 
 
+def _rules_at(policy: abi.Policy, now_ns: int) -> list[abi.ClassRule]:
+    """Each class as the packet path has it at a time: as rule_at in bpf/policy.h."""
+    return [
+        after if rule.until_ns and now_ns >= rule.until_ns else rule
+        for rule, after in zip(policy.classes, policy.classes_after, strict=True)
+    ]
+
+
 @contextmanager
 def open_running(bpffs: Path) -> Iterator[Running]:
     """The guard of this network namespace.
@@ -384,17 +379,16 @@ def open_running(bpffs: Path) -> Iterator[Running]:
     Raises NotRunning, PermissionNeeded if the pins may not be read, NtpguardError if they are
     another version's.
     """
-    not_running = NotRunning()
     at = pinned.pins(bpffs)
     try:
         if not at.is_dir():
-            raise not_running
+            raise NotRunning
     except PermissionError:
         raise PermissionNeeded(
             f"{at}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
         ) from None
     links = maps.live_links(at)
     if not links:
-        raise not_running
+        raise NotRunning
     with maps.opened(at) as descriptors:
         yield Running(at, descriptors, links)

@@ -10,7 +10,7 @@ Newcombe's, method 10 (R. G. Newcombe, Statistics in Medicine 17, 1998, 873-890)
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -160,10 +160,10 @@ def client_of(trial: abi.Trial) -> str:
     return found[0] if found else UNKNOWN
 
 
-def seen(slot: Slot, policy: abi.Policy, now_ns: int) -> Seen:
-    """What a slot says of the source's requests."""
+def seen(slot: Slot, rules: Sequence[abi.ClassRule], now_ns: int) -> Seen:
+    """What a slot says of the source's requests. `rules`: of the classes, as they hold now."""
     _, gcra, aux, stat = slot
-    own = policy.classes[abi.field(aux, abi.AUX_CLASS_SHIFT, abi.AUX_CLASS_BITS)]
+    own = rules[abi.field(aux, abi.AUX_CLASS_SHIFT, abi.AUX_CLASS_BITS)]
     interval = own.limit.emission_interval >> abi.GCRA_TAT_SHIFT
     last = (gcra >> abi.GCRA_TAT_SHIFT) - interval << abi.GCRA_UNIT_SHIFT
     return Seen(stat >> abi.STAT_REQUESTS_SHIFT, min(last, now_ns))

@@ -10,13 +10,15 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.registry import CollectorRegistry
 
-from ntpguard import running, temporary
+from ntpguard import reading, running, temporary
 from ntpguard.abi import Xdp
 from ntpguard.document import effective_policy
 from ntpguard.exporter.collector import GuardCollector
 from ntpguard.kernel import libbpf
 from ntpguard.moments import Moment
 from ntpguard.policy.check import parse_policy
+from ntpguard.survey import Surveyor
+from ntpguard.words import Family
 from tests.bpf.live import data, packets, refused, told
 from tests.bpf.packets import IPV4
 from tests.bpf.test_lifecycle import NAMES, pytestmark, up, where
@@ -159,6 +161,19 @@ def test_a_temporary_limit_ends_by_itself_and_the_one_for_good_holds_again(where
     told("limit", "set", "--rate", "2/day", "--for", "1h")
     assert told("limit", "unset") == "default: 2/day burst 2 -> 1/day burst 1\n"
     assert limits() == ("1/day", 1, False, False)
+
+
+def test_who_is_over_its_limit_is_told_by_the_limit_that_holds_after_a_temporary_one(
+    where: Path,
+) -> None:
+    up(where, policy=parse_policy(POLICY.replace("burst = 1", "burst = 3")))
+    begin = time.monotonic()
+    told("limit", "set", "--burst", "9", "--for", "1s")
+    becomes(3, lambda: data("limit", "list")[0]["burst"], begin, 1)
+    time.sleep(0.05)  # the packet path's clock has steps
+    with packets(where) as send, reading.open_running(where) as guard:
+        assert [send(ANYBODY) for _ in range(4)].count(Xdp.PASS) >= 3
+        assert guard.survey(Surveyor()).limited[Family.IPV4] == 1
 
 
 def test_what_a_change_of_limit_does_not_name_is_as_it_was_for_good(where: Path) -> None:

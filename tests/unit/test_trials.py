@@ -126,12 +126,12 @@ def test_who_goes_away_long_after_its_trial_is_told_by_what_it_did_until_then() 
 
 
 def test_when_a_source_asked_last_is_told_from_its_slot() -> None:
-    policy = abi.Policy()
+    rules = [abi.ClassRule() for _ in range(abi.CLASSES)]
     units = SECOND >> abi.GCRA_UNIT_SHIFT
-    policy.classes[3].limit.emission_interval = 8 * units << abi.GCRA_TAT_SHIFT
+    rules[3].limit.emission_interval = 8 * units << abi.GCRA_TAT_SHIFT
     for tat, last in ((58, 50), (70, 60)):
         slot = (1, tat * units << abi.GCRA_TAT_SHIFT, 3, 7 << abi.STAT_REQUESTS_SHIFT)
-        found = seen(slot, policy, 60 * SECOND)
+        found = seen(slot, rules, 60 * SECOND)
         assert found.requests == 7
         assert found.last_ns == pytest.approx(last * SECOND, abs=SECOND // 1000)
 
