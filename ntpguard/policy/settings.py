@@ -74,7 +74,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "",
         "destinations",
-        ListKind(AddressKind(), "addresses"),
+        # the packet path's map has room for 1024: two policies' of these and the host's own
+        ListKind(AddressKind(), "addresses", most=256),
         (),
         "addresses guarded; none: any",
     ),
