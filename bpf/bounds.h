@@ -3,7 +3,7 @@
  * swapped for every packet would be the slowest thing here: a CPU takes a batch with one swap, spends
  * it locally, and after a refusal does not look again before the clock moves.
  *
- * Grants of one bound <= burst + rate * elapsed + CPUs * (batch - 1).
+ * Grants of one bound <= burst + rate * elapsed + CPUs * PRIORITIES * (batch - 1).
  */
 #ifndef NTPGUARD_BOUNDS_H
 #define NTPGUARD_BOUNDS_H

@@ -13,11 +13,6 @@ enum ntpguard_part {
 	PART_BITS = 4,
 };
 
-/* TEST_INPUTS: clock and chance come from struct inputs. TEST_NO_TRIAL: every source is kissed at once:
- * a replay says what a policy does.
- */
-enum ntpguard_test { TEST_INPUTS = 1, TEST_NO_TRIAL = 2 };
-
 enum ntpguard_group { GROUP_KISSED, GROUP_CONTROL, GROUPS };
 
 /* KoDs, and what would have been KoDs in the control group, per CPU. */

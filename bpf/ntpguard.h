@@ -386,6 +386,11 @@ struct offender {
 	__u8 header[NTPGUARD_HEADER_BYTES];
 };
 
+/* TEST_INPUTS: clock and chance come from struct inputs. TEST_NO_TRIAL: every source is kissed at once:
+ * a replay says what a policy does.
+ */
+enum ntpguard_test { TEST_INPUTS = 1, TEST_NO_TRIAL = 2 };
+
 /* Load-time constants of one interface's program: frozen, so that the verifier removes what is off. */
 struct constants {
 	__u64 seed[2];

@@ -14,13 +14,11 @@ from typing import Any
 from ntpguard import abi
 from ntpguard.errors import NtpguardError, UsageError
 from ntpguard.kernel import libbpf
-from ntpguard.moments import Moment, monotonic_ns
+from ntpguard.moments import NANOSECONDS, Moment, monotonic_ns
 from ntpguard.policy.kinds import Network, network_of
 from ntpguard.running import set_root_bit, trie_key
 from ntpguard.temporary import Document
 from ntpguard.words import Action, Family
-
-NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ntpguard import abi
 from ntpguard.entries import LiveEntry, Note
-from ntpguard.moments import Moment, monotonic_ns
+from ntpguard.moments import NANOSECONDS, Moment, monotonic_ns
 from ntpguard.outlook import Outlook, Standing, outlook
 from ntpguard.policy.kinds import Address, Network, Rate
 from ntpguard.policy.model import ClassPolicy, Policy
@@ -19,8 +19,6 @@ from ntpguard.reading import Ending, Match, Running
 from ntpguard.sources import DEAF_SECONDS, Source
 from ntpguard.temporary import MODE, limit_of
 from ntpguard.words import Action, Mode, Verdict
-
-NANOSECONDS = 1_000_000_000
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from ntpguard.moments import Moment
 from ntpguard.policy.check import check_limit
 from ntpguard.policy.kinds import Network, Rate, RateKind
 from ntpguard.policy.model import ClassPolicy, Policy
+from ntpguard.policy.prefixes import WIDEST
 from ntpguard.policy.settings import BURST, SOURCE_RATE
 from ntpguard.policy.tables import burst_bounds
 from ntpguard.temporary import MODE, Document, limit_of
 from ntpguard.words import Action, Mode
 
-WIDEST = {4: 8, 6: 16}  # bits; a shorter prefix is most of the internet, or a slip
 REASON_LENGTH = 200
 
 

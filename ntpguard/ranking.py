@@ -72,7 +72,7 @@ class Ranking:
         names = [one.name for one in guard.policy().classes] if found else []
         ranked = []
         for one in found:
-            index, noted = one.class_index, guard.offender(one.key)
+            noted = guard.offender(one.key)
             ranked.append(
                 Ranked(
                     one.source,
@@ -80,7 +80,7 @@ class Ranking:
                     one.excess,
                     *self._rates(one.source, one.requests, one.excess, elapsed),
                     source=one,
-                    class_name=names[index] if index is not None and index < len(names) else None,
+                    class_name=_class_name(names, one.class_index),
                     last_seen=Moment.at(int(noted.last_seen_ns)) if noted else None,
                 )
             )
@@ -96,9 +96,7 @@ class Ranking:
     def _of_classes(self, guard: Running, elapsed: float | None) -> list[Ranked]:
         names = [one.name for one in guard.policy().classes]
         found = [
-            self._group(
-                names[index] if index is not None and index < len(names) else None, one, elapsed
-            )
+            self._group(_class_name(names, index), one, elapsed)
             for index, one in guard.top_classes()
         ]
         wanted = {"excess": lambda one: one.excess, "requests": lambda one: one.requests}
@@ -107,3 +105,8 @@ class Ranking:
     def _group(self, name: str | None, one: Group, elapsed: float | None) -> Ranked:
         rates = self._rates(name, one.requests, one.excess, elapsed)
         return Ranked(name, one.requests, one.excess, *rates, sources=one.sources)
+
+
+def _class_name(names: list[str], index: int | None) -> str | None:
+    """None: found in older prefixes, or by another policy than the one that was read."""
+    return names[index] if index is not None and index < len(names) else None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 
 from ntpguard import abi
+from ntpguard.moments import NANOSECONDS
 from ntpguard.policy.shapes import clients
 from ntpguard.sources import Slot
 from ntpguard.words import Group, Word
@@ -23,7 +24,6 @@ Z = 1.959964  # 95 %, two-sided
 LEAST = 10  # sources of each group; with fewer, the interval says nothing
 WATCHED_SECONDS = 64  # and two intervals of KoDs, after which one that is not yet told is
 SLOWED_BELOW, FASTER_ABOVE = 0.5, 1.5  # of the rate before
-NANOSECONDS = 1_000_000_000
 UNKNOWN = "unknown"  # client
 
 

@@ -1,6 +1,7 @@
 """The words of ntpguard, each defined once: mirror of the enums in bpf/ntpguard.h."""
 
 from enum import IntEnum
+from typing import Self
 
 
 class Word(IntEnum):
@@ -12,7 +13,7 @@ class Word(IntEnum):
         return self.name.lower()
 
     @classmethod
-    def of(cls, word: str) -> "Word":
+    def of(cls, word: str) -> Self:
         """The enumerator that `word` names. Raises ValueError for any other text."""
         for member in cls:
             if member.word == word:

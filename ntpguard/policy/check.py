@@ -13,7 +13,7 @@ from ntpguard.errors import PolicyError, UsageError
 from ntpguard.policy.complaints import Checker, bytes_of, text_and_digest
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
-from ntpguard.policy.prefixes import FEW
+from ntpguard.policy.prefixes import FEW, WIDEST
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SETTINGS
 from ntpguard.policy.tables import check_burst, check_limit, read_classes, read_signatures
@@ -23,9 +23,6 @@ __all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy", "read_text",
 SECTIONS = list(dict.fromkeys(row.section for row in SETTINGS if row.section))
 # of what the kernel keeps as the running policy's text; the rest is for live changes
 TEXT_BYTES = DOCUMENT_BYTES - 16384
-
-# shorter prefixes than what one network is given
-WIDEST = {4: 8, 6: 16}
 
 
 def parse_policy(text: str, name: str = "policy", base: Path | None = None) -> Policy:
@@ -59,13 +56,13 @@ def unchanged(files: dict[str, str]) -> bool:
         return False
 
 
+def _read(path: Path) -> tuple[str, str]:
+    if path == Path():
+        raise UsageError("no policy file named (got ''): name one, like ntpguard.toml")
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
         raise PolicyError([f"{str(path.absolute())!r}: not a UTF-8 name: rename it"]) from None
-def _read(path: Path) -> tuple[str, str]:
-    if path == Path():
-        raise UsageError("no policy file named (got ''): name one, like ntpguard.toml")
     try:
         return text_and_digest(path)
     except OSError as error:

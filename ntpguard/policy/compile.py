@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ntpguard import abi
+from ntpguard.moments import NANOSECONDS
 from ntpguard.policy.kinds import Address, Network, Rate
 from ntpguard.policy.model import ClassPolicy, Policy, SignaturePolicy
 from ntpguard.policy.prefixes import compile_prefixes
 from ntpguard.temporary import MODE, limit_of
 from ntpguard.words import Action, Mode
 
-NANOSECONDS = 1_000_000_000
 LARGEST_BATCH = 64
 # a table's worth of new sources takes so long: who polls as often is not forgotten
 GATE_SECONDS = 64

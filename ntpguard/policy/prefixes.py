@@ -10,6 +10,8 @@ from ntpguard.policy.model import Kept, Policy
 
 # a policy with more is written without them: reading them takes longer than a live change may
 FEW = 1000
+# bits, by IP version: a shorter prefix is much of the internet, or a slip
+WIDEST = {4: 8, 6: 16}
 UPSTREAM = -1  # before every class's index: of one prefix, this role is looked at first
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ntpguard import abi
 from ntpguard.errors import PolicyError
+from ntpguard.moments import NANOSECONDS
 from ntpguard.policy.check import DEFAULT, parse_policy, read_policy
 from ntpguard.policy.compile import (
     LONGEST_TOLERANCE,
-    NANOSECONDS,
     Compiled,
     bound,
     compile_policy,
