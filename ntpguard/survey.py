@@ -182,7 +182,9 @@ def _limited(words: Words, limits: Limits, now: int) -> dict[Family, float]:
         at = bucket * WORDS_PER_BUCKET + way
         source, word, of = words[at + KEY], words[at + GCRA], words[at + AUX] & CLASS
         ahead = (word >> abi.GCRA_TAT_SHIFT) - now
-        if source and not word & abi.GCRA_BUSY and ahead > limits.tolerance[of]:
+        tolerance = limits.tolerance[of]
+        ahead = abi.counted_ahead(ahead, limits.interval[of], tolerance)
+        if source and not word & abi.GCRA_BUSY and ahead > tolerance:
             found[_family(source)] += step
     return {family: float(found[family]) for family in Family}
 

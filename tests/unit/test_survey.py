@@ -41,11 +41,12 @@ def test_when_sources_asked_last_and_which_are_over_their_limit() -> None:
     put(words, 2, IPV6_KEY, ahead=8.5, requests=50)  # over its limit
     put(words, 3, abi.KEY_IPV4_TAG | 3, ahead=0, requests=1)
     words[3 * 16 + 4] |= abi.GCRA_BUSY  # being filled
+    put(words, 4, IPV6_KEY, ahead=20, requests=50)  # was over an older policy's
     found = Surveyor().survey(words, LIMITS, NOW)
-    assert found.looked_at == 3
+    assert found.looked_at == 4
     assert found.limited == {Family.IPV4: 0, Family.IPV6: 1}
     seen = dict(zip((*LAST_SEEN, float("inf")), found.last_seen.counts, strict=True))
-    assert (seen[1.0], seen[64.0], sum(seen.values())) == (2, 1, 3)
+    assert (seen[1.0], seen[64.0], sum(seen.values())) == (3, 1, 4)
     assert found.last_seen.sum == pytest.approx(63, abs=0.01)
     assert sum(found.interval.counts) == 0  # nothing to compare with yet
 
