@@ -325,8 +325,8 @@ class Inputs(LittleEndianStructure):
 
 
 def counted_ahead(ahead: int, interval: int, tolerance: int) -> int:
-    """As how far ahead a tat counts (all in gcra units), as `gcra` in bpf/gcra.h has it: further than
-    its limit can have put it, an older policy has, and a request conforms.
+    """As how far ahead a tat counts, in gcra units, by the rule of `gcra` in bpf/gcra.h: further
+    than its limit can have put it, an older policy has, and a request conforms.
     """
     return tolerance if ahead > tolerance + interval + LONGEST_TICK else ahead
 
