@@ -9,6 +9,7 @@ whole table.
 
 import re
 import time
+from array import array
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -77,8 +78,9 @@ class Survey:
 @dataclass(frozen=True)
 class _Snapshot:
     monotonic_seconds: float
-    keys: list[list[int]]  # by way
-    requests: list[list[int]]
+    # by way; a list of int would take five times as much, for as long as the snapshot is kept
+    keys: list["array[int]"]
+    requests: list["array[int]"]
 
 
 class Surveyor:
@@ -103,8 +105,8 @@ class Surveyor:
                 words[word + way :: WORDS_PER_BUCKET * step].tolist()
                 for word in (KEY, GCRA, AUX, STAT)
             )
-            keys.append(key)
-            requests.append([one >> abi.STAT_REQUESTS_SHIFT for one in stat])
+            keys.append(array("Q", key))
+            requests.append(array("I", (one >> abi.STAT_REQUESTS_SHIFT for one in stat)))
             for source, word, more in zip(key, gcra, aux, strict=True):
                 if not source or word & abi.GCRA_BUSY:
                     continue
