@@ -4,7 +4,8 @@ import random
 import struct
 from collections.abc import Callable, Iterator
 
-from tests.bpf.packets import ETH_VLAN, Frame, ntp, ones_sum
+from tests.bpf.packets import ETH_VLAN, Frame, ntp
+from tests.lab.lab import SERVER6
 
 SOURCES = 1_000
 # by the minute; "flood" is the generator's single source, as fast as it may.
@@ -33,12 +34,14 @@ def _faulty(chance: random.Random) -> bytes:
 
 
 def _always_new(base: Frame, chance: random.Random) -> Iterator[bytes]:
-    """Requests of 10.0.0.0/8: of 16 million sources, hardly one comes twice."""
-    made = bytes(base.but(checksum=0))
-    ethernet, ip, rest = made[:14], made[14:34], made[34:]
+    """Requests of 2001:db8::/32: of four thousand million sources, hardly one comes twice. Of the
+    address, the last word that is not zero keeps the checksum right.
+    """
+    made = bytes(base.but(source="2001:db8::", destination=SERVER6))
+    before, after = made[:26], made[32:]
     while True:
-        new = ip[:10] + bytes(2) + b"\x0a" + chance.randbytes(3) + ip[16:]
-        yield ethernet + new[:10] + ones_sum(new).to_bytes(2, "big") + new[12:] + rest
+        high, low = chance.randrange(1 << 16), chance.randrange(1 << 16)
+        yield before + struct.pack("!HHH", high, low, -(high + low) % 0xFFFF) + after
 
 
 def frames(sort: str, base: Frame, chance: random.Random) -> Iterator[bytes]:
