@@ -199,7 +199,8 @@ def _traffic_lines(capture: Path, result: outcomes.Result) -> Iterator[str]:
 
 
 def _share(count: int, outcome: outcomes.Outcome) -> str:
-    return f"{100 * count / outcome.judged:.1f}%"
+    # a policy may judge nothing where the one beside it does
+    return f"{100 * count / outcome.judged:.1f}%" if outcome.judged else "-"
 
 
 def _outcome_lines(context: Context, outcome: outcomes.Outcome) -> Iterator[str]:
