@@ -84,7 +84,7 @@ class Host:
     @property
     def release(self) -> tuple[int, ...]:
         """Major and minor of the kernel's version."""
-        return kernel_release()
+        return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
 
     @cached_property
     def trial(self) -> int:
@@ -95,11 +95,5 @@ class Host:
         """
         with libbpf.Object.open(maps.object_path()) as program:
             program.set_max_entries("sources", 1)
-            program.set_frags(maps.PROGRAM, self.release >= lifecycle.FRAGS_SINCE)
-            program.load()
+            lifecycle.load(program)
             return int(libbpf.prog_info(program.program_fd(maps.PROGRAM)).jited_prog_len)
-
-
-def kernel_release() -> tuple[int, ...]:
-    """Major and minor of the running kernel's version."""
-    return tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
