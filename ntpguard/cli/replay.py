@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ntpguard.cli.arguments import count_option
 from ntpguard.cli.output import Context, columns
 from ntpguard.errors import UsageError
 from ntpguard.policy.check import read_policy
@@ -59,14 +60,7 @@ class Server(click.ParamType):
     metavar="ADDRESS",
     help="An address of the captured host; may be repeated.  [default: where requests go]",
 )
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1, 10_000),
-    default=10,
-    show_default=True,
-    help="So many sources are listed.",
-)
+@count_option(10, "So many sources are listed.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
