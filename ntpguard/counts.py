@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 
 from ntpguard import abi
 from ntpguard.kernel import libbpf
@@ -52,19 +53,16 @@ def add_counters(counts: Counts, name: str, fd: int) -> None:
     """
     for index in range(abi.CLASSES):
         raws = libbpf.map_lookup_percpu(fd, index.to_bytes(4, "little"), abi.size(abi.Counters))
-        _add(counts, name, index, [abi.Counters.from_buffer_copy(total(raws))])
+        _add(counts, name, index, abi.Counters.from_buffer_copy(total(raws)))
 
 
-def _add(counts: Counts, name: str, index: int, cpus: list[abi.Counters]) -> None:
-    for table, cells in (("packets", counts.happened), ("observed", counts.observed)):
-        for family in Family:
-            for verdict in Verdict:
-                for reason in Reason:
-                    packets = sum(getattr(c, table)[family][verdict][reason] for c in cpus)
-                    if packets:
-                        cells.append(Cell(name, index, family, verdict, reason, packets))
-    for family in Family:
-        for verdict in Verdict:
-            key = (name, family, verdict)
-            total = sum(int(c.bytes[family][verdict]) for c in cpus)
-            counts.frame_bytes[key] = counts.frame_bytes.get(key, 0) + total
+def _add(counts: Counts, name: str, index: int, own: abi.Counters) -> None:
+    for table, cells in ((own.packets, counts.happened), (own.observed, counts.observed)):
+        for family, verdict, reason in product(Family, Verdict, Reason):
+            packets = int(table[family][verdict][reason])
+            if packets:
+                cells.append(Cell(name, index, family, verdict, reason, packets))
+    for family, verdict in product(Family, Verdict):
+        key = (name, family, verdict)
+        octets = int(own.bytes[family][verdict])
+        counts.frame_bytes[key] = counts.frame_bytes.get(key, 0) + octets
