@@ -22,8 +22,9 @@ enum gcra { GCRA_CONFORMS, GCRA_EXCESS, GCRA_LOST };
 
 /* While a source keeps its slot: passes <= burst + rate * elapsed. Excess does not push the tat out,
  * so a source that slows down is served again at once. A tat further ahead than this limit can have
- * put it is an older policy's: it is brought back to the most that this one allows. Not so if it is
- * not this limit's own: two limits that share a word would give each other fresh bursts.
+ * put it, by any CPU's clock, is an older policy's, and is taken for the furthest at which a request
+ * conforms: who was silent does not wait for what no longer holds. Not so if it is not this limit's own:
+ * two limits that share a word would give each other passes.
  *
  * GCRA_LOST: the word has another owner by now. Four lost swaps count as excess.
  */
@@ -39,12 +40,10 @@ static __always_inline int gcra(__u64 *word, __u64 owner, const struct limit *li
 		if ((seen & GCRA_OWNER_MASK) != owner)
 			return GCRA_LOST;
 		__s64 ahead = (seen & ~GCRA_OWNER_MASK) - now;
-		if (ahead > tolerance) {
-			__s64 most = tolerance + interval;
-			if (own && ahead > most)
-				__sync_val_compare_and_swap(word, seen, (now + most) | owner);
+		if (own && ahead > tolerance + (__s64)interval + LONGEST_TICK)
+			ahead = tolerance;
+		if (ahead > tolerance)
 			return GCRA_EXCESS;
-		}
 		__u64 tat = ahead > 0 ? now + ahead : now;
 		if (__sync_val_compare_and_swap(word, seen, (tat + interval) | owner) == seen)
 			return GCRA_CONFORMS;

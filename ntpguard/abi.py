@@ -37,6 +37,7 @@ GCRA_UNIT_SHIFT = 10
 GCRA_BUSY = 1
 GCRA_FINGERPRINT_SHIFT, GCRA_FINGERPRINT_BITS = 4, 12
 GCRA_TAT_SHIFT = 16
+LONGEST_TICK = 10 * 10**6 >> GCRA_UNIT_SHIFT  # of the coarse clock, gcra units: 10 ms at HZ=100
 
 AUX_CLASS_SHIFT, AUX_CLASS_BITS = 0, 6
 AUX_GENERATION_SHIFT, AUX_GENERATION_BITS = 6, 10
@@ -321,6 +322,13 @@ class Inputs(LittleEndianStructure):
     """Time and chance as inputs, for tests."""
 
     _fields_ = [("clock_ns", c_uint64), ("chance", c_uint32), ("pad", c_uint32)]
+
+
+def counted_ahead(ahead: int, interval: int, tolerance: int) -> int:
+    """As how far ahead a tat counts, in gcra units, by the rule of `gcra` in bpf/gcra.h: further
+    than its limit can have put it, an older policy has, and a request conforms.
+    """
+    return tolerance if ahead > tolerance + interval + LONGEST_TICK else ahead
 
 
 def hash_key(key: int, seed: tuple[int, int]) -> int:

@@ -47,15 +47,16 @@ class Standing:
         return max(0, (ahead - tolerance) << abi.GCRA_UNIT_SHIFT) / 1e9
 
     def _units(self) -> tuple[int, int, int]:
-        """Emission interval, burst tolerance, and how far ahead the tat is, in gcra units."""
+        """Emission interval, burst tolerance, and how far ahead the tat counts, in gcra units."""
         limit = class_rule(self.own).limit
-        seconds = self.source.tat_ahead_seconds if self.source else 0
-        ahead = round(seconds * 1e9) >> abi.GCRA_UNIT_SHIFT
-        return (
-            int(limit.emission_interval) >> abi.GCRA_TAT_SHIFT,
-            int(limit.burst_tolerance) >> abi.GCRA_TAT_SHIFT,
-            ahead,
-        )
+        interval = int(limit.emission_interval) >> abi.GCRA_TAT_SHIFT
+        tolerance = int(limit.burst_tolerance) >> abi.GCRA_TAT_SHIFT
+        if self.source is None:
+            return interval, tolerance, 0
+        ahead = round(self.source.tat_ahead_seconds * 1e9) >> abi.GCRA_UNIT_SHIFT
+        if self.source.class_index in (None, self.policy.classes.index(self.own)):
+            ahead = abi.counted_ahead(ahead, interval, tolerance)
+        return interval, tolerance, ahead
 
     def signatures(self) -> Iterator[tuple[str, str, bool]]:
         """(name, when, whether it blocks) of the signatures that fit the last header noted."""

@@ -9,6 +9,7 @@ whole table.
 
 import re
 import time
+from array import array
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -77,8 +78,9 @@ class Survey:
 @dataclass(frozen=True)
 class _Snapshot:
     monotonic_seconds: float
-    keys: list[list[int]]  # by way
-    requests: list[list[int]]
+    # by way; a list of int would take five times as much, for as long as the snapshot is kept
+    keys: list["array[int]"]
+    requests: list["array[int]"]
 
 
 class Surveyor:
@@ -103,8 +105,8 @@ class Surveyor:
                 words[word + way :: WORDS_PER_BUCKET * step].tolist()
                 for word in (KEY, GCRA, AUX, STAT)
             )
-            keys.append(key)
-            requests.append([one >> abi.STAT_REQUESTS_SHIFT for one in stat])
+            keys.append(array("Q", key))
+            requests.append(array("I", (one >> abi.STAT_REQUESTS_SHIFT for one in stat)))
             for source, word, more in zip(key, gcra, aux, strict=True):
                 if not source or word & abi.GCRA_BUSY:
                     continue
@@ -182,7 +184,9 @@ def _limited(words: Words, limits: Limits, now: int) -> dict[Family, float]:
         at = bucket * WORDS_PER_BUCKET + way
         source, word, of = words[at + KEY], words[at + GCRA], words[at + AUX] & CLASS
         ahead = (word >> abi.GCRA_TAT_SHIFT) - now
-        if source and not word & abi.GCRA_BUSY and ahead > limits.tolerance[of]:
+        tolerance = limits.tolerance[of]
+        ahead = abi.counted_ahead(ahead, limits.interval[of], tolerance)
+        if source and not word & abi.GCRA_BUSY and ahead > tolerance:
             found[_family(source)] += step
     return {family: float(found[family]) for family in Family}
 

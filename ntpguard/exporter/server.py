@@ -1,6 +1,7 @@
 """A small HTTP server around prometheus-client's WSGI application. TLS and passwords: a proxy's."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from ntpguard.reading import open_running
 MOST_CONNECTIONS = 128
 IDLE_SECONDS = 10.0
 FIRST_FD = 3  # sd_listen_fds(3)
+M_ARENA_MAX = -8  # malloc.h
 Answer = tuple[str, str, bytes]  # status, type, body
 
 
@@ -162,6 +164,7 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     Raises UsageError for an address that is none, NtpguardError if it cannot be bound, or systemd's
     socket is of no use.
     """
+    _use_one_arena()
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
@@ -181,6 +184,14 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     server.page = Page(bpffs)
     server.set_app(application(bpffs, server.page))
     return server
+
+
+def _use_one_arena() -> None:
+    """Python's threads allocate one at a time: an arena for each, glibc's default, would only keep
+    what another could use. To be called before there are threads.
+    """
+    with contextlib.suppress(AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -293,3 +294,23 @@ def test_sockets_of_no_use_from_systemd_are_told(
         f"ntpguard: LISTEN_FDS: must be one TCP socket (got {count}, the first of {family.name}): "
         "the socket unit needs exactly one ListenStream=, an address and a port\n"
     )
+
+
+ARENAS = """
+import ctypes, pathlib, threading
+from ntpguard.exporter.server import listening
+listening("127.0.0.1:0", pathlib.Path("/nowhere"))
+all_at_once = threading.Barrier(8)
+def allocate():
+    kept = [bytes(2000) for _ in range(100)]
+    all_at_once.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for one in threads: one.start()
+for one in threads: one.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+def test_its_threads_share_their_memory() -> None:
+    done = subprocess.run([sys.executable, "-c", ARENAS], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr.count("Arena ") == 1, done.stderr

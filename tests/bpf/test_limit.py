@@ -256,14 +256,27 @@ def test_a_cached_class_is_forgotten_when_the_prefixes_change(one: Guard) -> Non
     assert one.verdict(IPV4) == Verdict.DROP
 
 
-def test_a_far_tat_is_brought_back_when_the_limit_is_raised(one: Guard) -> None:
+def passes(one: Guard, count: int) -> int:
+    return sum(one.verdict(IPV4) == Verdict.PASS for _ in range(count))
+
+
+def test_who_was_silent_does_not_wait_for_a_limit_that_was_raised(one: Guard) -> None:
     one.set_rules(rule(per_second=0.01, burst=100))
     for _ in range(100):
         exceed(one)
-    one.set_rules(rule(per_second=10, burst=1))
-    assert one.verdict(IPV4) != Verdict.PASS
-    one.advance(0.2)
-    assert one.verdict(IPV4) == Verdict.PASS
+    one.set_rules(rule(per_second=10, burst=4))
+    assert passes(one, 20) == 1  # an older policy's tat: no fresh burst
+    one.advance(0.201)
+    assert passes(one, 20) == 2
+
+
+def test_a_tat_that_another_clock_put_a_tick_ahead_is_the_limits_own(one: Guard) -> None:
+    one.set_rules(rule(per_second=10, burst=4))
+    assert passes(one, 20) == 4
+    for behind in (0.004, 0.0099):
+        one.advance(-behind)
+        assert passes(one, 20) == 0
+        one.advance(behind)
 
 
 def test_an_ipv6_source_is_a_64(one: Guard) -> None:

@@ -145,7 +145,7 @@ def test_a_temporary_limit_ends_by_itself_and_the_one_for_good_holds_again(where
         told("limit", "set", "--burst", "2")
         begin = time.monotonic()
         said = told("limit", "set", "--rate", "5000/second", "--burst", "500", "--for", "4s")
-        send(ANYBODY)  # excess, which brings back the tat that the stricter limit has left
+        send(ANYBODY)  # conforms, and takes the place of the tat that the stricter limit has left
         time.sleep(0.1)
         assert {send(ANYBODY) for _ in range(50)} == {Xdp.PASS}
         end = rf"until {CLOCK} \(\ds left\), then 1/day burst 2"

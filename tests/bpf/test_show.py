@@ -116,6 +116,15 @@ def test_an_unknown_source_is_told_so_and_what_its_first_request_meets(guard: Pa
     assert data("show", "203.0.113.200")["left"] == 1
 
 
+def test_a_limit_that_was_raised_holds_at_once_for_who_was_over_the_old_one(guard: Path) -> None:
+    with packets(guard) as send:
+        for _ in range(5):
+            send(IPV4.but(source="203.0.113.200"))
+    assert data("show", "203.0.113.200")["left"] == 0
+    told("limit", "set", "--rate", "1/second", "--burst", "4")
+    assert data("show", "203.0.113.200")["left"] == 1
+
+
 @pytest.mark.parametrize(
     ("address", "class_name", "prefix", "next_request"),
     [

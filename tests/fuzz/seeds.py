@@ -42,6 +42,7 @@ def frames() -> Iterator[Frame]:
         yield from (base.but(ip_length=size) for size in (0, 20, 28, 40, 65535))
         yield from (base.but(checksum=one) for one in (0, 0x1234, 0xFFFF))
         yield base.but(trailer=bytes(20))
+        yield base.but(tos=0xB8)
         yield base.but(protocol=6)
         tag = (ETH_VLAN, 7)
         yield from (base.but(tags=one) for one in ((tag,), ((ETH_QINQ, 8), tag), (tag, tag, tag)))

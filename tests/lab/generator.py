@@ -26,13 +26,16 @@ BATCH = 5_000
 
 @dataclass
 class Load:
-    """Sends for `seconds`; `sent` counts by kind."""
+    """Sends for `seconds`; `sent` counts by kind. Of these, the kernel `refused` some (ENOBUFS): the
+    peer's ring was full, or there was no carrier. Of the abuser, it does not say.
+    """
 
     lab: Lab
     seconds: float
     per_second: dict[str, float]
     sources: dict[str, int]
     sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    refused: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
 
     def __post_init__(self) -> None:
         _, self._server = self.lab.link(SERVER)
@@ -84,7 +87,7 @@ class Load:
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise
-                    # the flood has filled the peer's ring: sent, and lost
+                    self.refused[kind] += 1  # sent, and lost
                 self.sent[kind] += 1
 
     def _flood(self) -> None:

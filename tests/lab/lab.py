@@ -126,13 +126,18 @@ class Lab:
             run(*inside(name, "ip", "link", "set", "eth0", "up"))
             # so that frames arrive natively while no XDP program is attached
             run(*inside(name, "ethtool", "-K", "eth0", "gro", "on"))
-        for network in (one for networks in NETWORKS.values() for one in networks):
-            via = CLIENT6 if ":" in network else CLIENT4
-            run(*inside(SERVER, "ip", "route", "add", network, "via", via))
-        for client in (CLIENT4, CLIENT6):
-            run(*inside(SERVER, "ping", "-c1", "-W2", client), check=False)
+        self.route()
         self._attach_sink()
         return self
+
+    def route(self) -> None:
+        """The server's way to its clients; to be made again when its interface was down."""
+        run(*inside(SERVER, "ip", "address", "replace", f"{SERVER6}/64", "dev", "eth0", "nodad"))
+        for network in (one for networks in NETWORKS.values() for one in networks):
+            via = CLIENT6 if ":" in network else CLIENT4
+            run(*inside(SERVER, "ip", "route", "replace", network, "via", via))
+        for client in (CLIENT4, CLIENT6):
+            run(*inside(SERVER, "ping", "-c1", "-W2", client), check=False)
 
     def __exit__(self, *_: object) -> None:
         for daemon in reversed(self.daemons):

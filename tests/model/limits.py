@@ -29,13 +29,14 @@ class Gcra:
     tat: int = 0
 
     def conforms(self, limit: Limit, now: int, *, own: bool = True) -> bool:
-        """Takes one request if the limit has room; else brings back what an older limit left, unless
-        another limit that holds as well has put it there (not `own`).
+        """Takes one request if the limit has room. What an older limit left further ahead than this one
+        can have put it counts as no more than there is room for, unless another limit that holds as well
+        has put it there (not `own`).
         """
         ahead = ahead_of(self.tat, now)
+        if own and ahead > limit.tolerance + limit.interval + LONGEST_TICK:
+            ahead = limit.tolerance
         if ahead > limit.tolerance:
-            if own and ahead > limit.tolerance + limit.interval:
-                self.tat = (now + limit.tolerance + limit.interval) % WRAP
             return False
         self.tat = (now + max(ahead, 0) + limit.interval) % WRAP
         return True

@@ -1,8 +1,9 @@
 """make soak MINUTES=n: hours of attack, changes, restarts and scrapes in the lab; writes RESULT.json.
 
-A real chronyd behind `ntpguard run`; 200 polite simulated clients; each minute another attack, and
-every few seconds an operator's command drawn by chance. The daemon is killed and restarted in the
-first half only, so that what grows can be seen in the last third.
+A real chronyd behind `ntpguard run`; two real chronyds and 200 simulated clients that are polite;
+each minute another attack, and every few seconds an operator's command drawn by chance. In the first
+third the daemon is killed and restarted, and the interface is taken down and up: what grows is to be
+seen in the last half, in one process that has had time to fill what it keeps.
 """
 
 import argparse
@@ -14,18 +15,16 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 
 from ntpguard import __version__, reading
-from ntpguard.kernel import bpffs
 from tests import NTPGUARD
 from tests.bpf.packets import Frame
 from tests.lab.demo import overflowed
@@ -33,8 +32,11 @@ from tests.lab.generator import Load
 from tests.lab.lab import (
     CLIENT,
     CLIENT4,
+    CLIENT6,
+    PEERS,
     SERVER,
     SERVER4,
+    SERVER6,
     Daemon,
     Lab,
     inside,
@@ -44,12 +46,19 @@ from tests.lab.lab import (
     set_buffer,
 )
 from tests.soak.attack import SORTS, frames
-from tests.soak.judge import Minute, complaints
+from tests.soak.judge import Client, Minute, complaints
+from tests.soak.seen import Held, driver, programs, tree
 
 RESULT = Path(__file__).with_name("RESULT.json")
 BUFFER_BYTES = 4 * 2**20
 POLITE_PER_SECOND, HASTY_PER_SECOND, FLOOD_PER_SECOND = 40.0, 100.0, 50_000.0
-ATTACK_PER_SECOND = 2_000
+ATTACK_PER_SECOND = 5_000
+PREPARED = 5_000  # frames of an attack, sent again and again; forged ones are always new
+# the real clients ask their server so often, from that address
+REAL = {"chronyd4": (SERVER4, CLIENT4), "chronyd6": (SERVER6, CLIENT6)}
+PACE = "iburst minpoll 3 maxpoll 3"
+SYNCHRONISED = "Selected source"
+DOWN_EACH, DOWN_SECONDS, UP_SECONDS = 6, 2.0, 2.0  # minutes; the interface, and until it serves
 SETTLE_SECONDS = 1.0
 PAUSE_SECONDS = (1.0, 4.0)
 POLICIES = (
@@ -100,7 +109,17 @@ class Soak:
     daemon: Daemon | None = None
     done: dict[str, int] = field(default_factory=dict)
     scrapes: int = 0
+    attacked: int = 0  # packets of attacks sent, but for floods; and those that the kernel refused
+    refused: int = 0
+    downs: int = 0
+    _held: dict[int, Held] = field(default_factory=dict)  # the least, by process
+    _maps: set[int] = field(default_factory=set)  # ids of all that were ever pinned
     _stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def bpffs(self) -> Path:
+        """Where everything is pinned."""
+        return Path(os.environ["NTPGUARD_BPFFS"])
 
     @property
     def state(self) -> Path:
@@ -114,9 +133,10 @@ class Soak:
     def start(self) -> None:
         """ntpguard run, until it guards."""
         command = [NTPGUARD, "run", "--policy", str(self.file("own"))]
-        self.daemon = self.lab.start(SERVER, "guard", command, {"STATE_DIRECTORY": str(self.state)})
-        if not self.daemon.logged("ready: guards eth0", 30):
-            raise AssertionError(self.daemon.log.read_text())
+        new = self.lab.start(SERVER, "guard", command, {"STATE_DIRECTORY": str(self.state)})
+        if not new.logged("ready: guards eth0", 30):
+            raise AssertionError(new.log.read_text())
+        self.daemon = new
 
     def operate(self) -> None:
         """One command by chance."""
@@ -167,38 +187,83 @@ class Soak:
                         if b"ntpguard" not in one.read():
                             self.failures.append(f"scrape of {path}: empty")
                 self.scrapes += 1
+            self.hold()
 
-    def attack(self, sort: str, until: float) -> int:
-        """Sends frames of a sort, ATTACK_PER_SECOND of them; how many."""
+    def hold(self) -> None:
+        """Notes what the daemon holds, if that is less than before."""
+        assert self.daemon
+        pid = self.daemon.process.pid
+        with contextlib.suppress(OSError, LookupError):  # it has ended
+            now = Held.by(pid)
+            self._held[pid] = now.least(self._held.get(pid, now))
+
+    def attack(self, sort: str, until: float) -> None:
+        """Sends frames of a sort, ATTACK_PER_SECOND of them."""
         _, server = self.lab.link(SERVER)
         _, client = self.lab.link(CLIENT)
         base = Frame(source_mac=client, destination_mac=server, destination=SERVER4)
-        made = [*islice(frames(sort, base, self.chance), 20_000)]
-        sent, begin = 0, time.monotonic()
+        made = frames(sort, base, self.chance)
+        if sort != "forged":
+            made = cycle([*islice(made, PREPARED)])
+        number, begin = 0, time.monotonic()
         with packet_socket() as wire:
             while (now := time.monotonic()) < until:
-                while sent < (now - begin) * ATTACK_PER_SECOND:
+                while number < (now - begin) * ATTACK_PER_SECOND:
+                    number += 1
                     try:
-                        wire.send(made[sent % len(made)])
+                        wire.send(next(made))
+                        self.attacked += 1
                     except OSError as error:
                         if error.errno != errno.ENOBUFS:
                             raise
-                    sent += 1
+                        self.refused += 1
                 time.sleep(0.01)
-        return sent
+
+    def down_and_up(self, load: Load) -> tuple[int, int, int]:
+        """Takes the server's interface down and up; what was sent meanwhile, and polite requests of
+        that: sent and answered.
+        """
+
+        def so_far() -> tuple[int, int, int]:
+            polite = load.sent["polite"] - load.refused["polite"]
+            sent = sum(load.sent.values()) - sum(load.refused.values()) + self.attacked
+            return sent, polite, self.lab.replies()["polite"][0]
+
+        before = so_far()
+        run(*inside(SERVER, "ip", "link", "set", "eth0", "down"))
+        time.sleep(DOWN_SECONDS)
+        run(*inside(SERVER, "ip", "link", "set", "eth0", "up"))
+        self.lab.route()
+        time.sleep(UP_SECONDS)
+        self.downs += 1
+        sent, polite, answered = (b - a for a, b in zip(before, so_far(), strict=True))
+        return sent, polite, answered
 
     def counted(self) -> int:
         """Packets that the guard has a verdict for."""
-        with namespace(SERVER), reading.open_running(bpffs.directory(None)) as guard:
+        with namespace(SERVER), reading.open_running(self.bpffs) as guard:
             return sum(guard.counts().verdicts().values())
 
     def frames(self) -> int:
         """Those that the driver gave to the program (ethtool -S of a veth)."""
-        shown = run(*inside(SERVER, "ethtool", "-S", "eth0")).stdout
-        return sum(int(one) for one in re.findall(r"rx_queue_\d+_xdp_packets: (\d+)", shown))
+        return driver(SERVER, "rx", "xdp_packets")
 
-    def minute(self, number: int, seconds: float, restarts: bool) -> Minute:
-        """One minute of it all."""
+    def real(self) -> int:
+        """Requests of the real clients, so far."""
+        return sum(self.lab.chronyc(CLIENT, name, "ntpdata")["Total TX"] for name in REAL)
+
+    def client(self, name: str) -> Client:
+        """A real client, as it says itself."""
+        said = self.lab.chronyc(CLIENT, name, "ntpdata")
+        kissed = (self.lab.directory / name / "log").read_text().count("Received KoD")
+        path = str(self.lab.directory / name / "command")
+        chronyc = str(PEERS / "usr/bin/chronyc")
+        shown = run(*inside(CLIENT, chronyc, "-h", path, "tracking")).stdout
+        normal = re.search(r"Leap status +: Normal", shown) is not None
+        return Client(name, said["Total TX"], said["Total RX"], kissed, normal)
+
+    def minute(self, number: int, seconds: float, disturbed: bool) -> Minute:
+        """One minute of it all. `disturbed`: with restarts, and the interface down now and then."""
         sort = SORTS[number % len(SORTS)]
         flood = FLOOD_PER_SECOND if sort == "flood" else 0.0
         load = Load(
@@ -207,14 +272,22 @@ class Soak:
             {"polite": POLITE_PER_SECOND, "hasty": HASTY_PER_SECOND, "abuser": flood},
             {"polite": 200, "hasty": 20, "abuser": 1},
         )
-        frames_before, counted_before = self.frames(), self.counted()
-        replies_before, lost_before = self.lab.replies()["polite"][0], overflowed()
-        until = time.monotonic() + load.seconds
+        frames, counted, lost, real = self.frames(), self.counted(), overflowed(), self.real()
+        errors = driver(CLIENT, "tx", "xdp_xmit_errors")
+        answered = self.lab.replies()["polite"][0]
+        self.attacked = self.refused = 0
+        self._held.clear()
+        down = (0, 0, 0)
+        begin = time.monotonic()
+        until = begin + load.seconds
         with ThreadPoolExecutor() as threads:
             running = [threads.submit(load.run)]
             if sort != "flood":
                 running.append(threads.submit(self.attack, sort, until))
-            self.disturb(until, restarts)
+            if disturbed and number % DOWN_EACH == 2:
+                self.disturb(begin + load.seconds / 3, disturbed)
+                down = self.down_and_up(load)
+            self.disturb(until, disturbed)
             for one in running:
                 one.result()
         time.sleep(SETTLE_SECONDS)
@@ -223,23 +296,29 @@ class Soak:
         log = self.daemon.log.read_text(errors="replace")
         if "Traceback" in log or self.daemon.process.poll() is not None:
             failures += (f"the daemon: {log[-500:]}",)
+        self.hold()
         pid = self.daemon.process.pid
-        status = Path(f"/proc/{pid}/status").read_text()
+        held = self._held[pid]
+        errors = driver(CLIENT, "tx", "xdp_xmit_errors") - errors
+        refused = sum(load.refused.values()) + errors
         return Minute(
-            number,
-            pid,
-            int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) * 1024,
-            len(os.listdir(f"/proc/{pid}/fd")),
-            int(re.findall(r"Threads:\s+(\d+)", status)[0]),
-            sum(1 for _ in Path(os.environ["NTPGUARD_BPFFS"]).rglob("*")),
-            sum(one.stat().st_size for one in self.state.rglob("*") if one.is_file()),
-            programs(),
-            load.sent["polite"],
-            self.lab.replies()["polite"][0] - replies_before,
-            self.frames() - frames_before,
-            self.counted() - counted_before,
-            overflowed() - lost_before,
-            failures,
+            minute=number,
+            pid=pid,
+            memory_bytes=held.memory_bytes,
+            descriptors=held.descriptors,
+            threads=held.threads,
+            pins=sum(1 for _ in self.bpffs.rglob("*")),
+            state_bytes=sum(one.stat().st_size for one in self.state.rglob("*") if one.is_file()),
+            programs=programs(self.bpffs, self._maps),
+            polite_sent=load.sent["polite"] - load.refused["polite"] - down[1],
+            polite_answered=self.lab.replies()["polite"][0] - answered - down[2],
+            sent=sum(load.sent.values()) - refused + self.attacked + self.real() - real,
+            refused=refused + self.refused,
+            frames=self.frames() - frames,
+            counted=self.counted() - counted,
+            socket_lost=overflowed() - lost,
+            down_sent=down[0],
+            failures=failures,
         )
 
     def stop(self) -> None:
@@ -247,15 +326,10 @@ class Soak:
         self._stop.set()
 
 
-def programs() -> int:
-    """XDP programs of our name that the kernel holds, on the whole machine."""
-    shown = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True)
-    return sum(one.get("name") == "ntpguard" for one in json.loads(shown.stdout))
-
-
 def main(minutes: int, seconds: float, seed: int, write: bool) -> int:
     """Soaks; returns the exit code."""
     found: list[Minute] = []
+    what = tree()
     with Lab(Path("/run/soak")) as lab:
         chronyd = lab.server()
         set_buffer(chronyd.process.pid, BUFFER_BYTES)
@@ -265,34 +339,46 @@ def main(minutes: int, seconds: float, seed: int, write: bool) -> int:
             soak.file(name).write_text(text)
         soak.start()
         lab.guard("show", CLIENT4)
+        for name, (server, own) in REAL.items():
+            real = lab.chronyd(CLIENT, name, f"server {server} {PACE}\nbindacqaddress {own}")
+            if not real.logged(SYNCHRONISED, 30):
+                raise AssertionError(real.log.read_text())
         scraping = threading.Thread(target=soak.scrape, daemon=True)
         scraping.start()
         print(f"seed {seed}, {minutes} minutes of {seconds:g} s", flush=True)
         for number in range(minutes):
-            one = soak.minute(number, seconds, restarts=number < minutes // 2)
+            one = soak.minute(number, seconds, disturbed=number < minutes / 3)
             found.append(one)
             print(
                 f"{number:4} {SORTS[number % len(SORTS)]:10} polite {one.service:6.2f} %  "
-                f"{one.counted:9,} counted, {one.frames - one.counted:4} others  "
+                f"{one.counted:9,} counted, {one.sent - one.counted} missing, "
+                f"{one.frames - one.counted} others, {one.refused} refused  "
                 f"{one.memory_bytes / 2**20:6.1f} MiB {one.descriptors:3} fds {one.threads} threads "
-                f"{one.pins} pins  lost {one.socket_lost} {'; '.join(one.failures)}",
+                f"{one.pins} pins {one.programs} programs  lost {one.socket_lost} "
+                f"{'; '.join(one.failures)}",
                 flush=True,
             )
         soak.stop()
         scraping.join()
         commands, scrapes = dict(sorted(soak.done.items())), soak.scrapes
-    wrong = complaints(found)
-    print(*wrong, "soaked: " + ("FAILED" if wrong else "well"), sep="\n")
+        clients = [soak.client(name) for name in REAL]
+    wrong = complaints(found, clients)
+    print(*clients, *wrong, "soaked: " + ("FAILED" if wrong else "well"), sep="\n")
     if write:
         result = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "version": __version__,
+            **what,
             "kernel": os.uname().release.split("-")[0],
             "seed": seed,
             "minutes": minutes,
+            "seconds_a_minute": seconds,
+            "packets_sent": sum(one.sent for one in found),
             "packets_counted": sum(one.counted for one in found),
             "scrapes": scrapes,
             "commands": commands,
+            "interface_down": soak.downs,
+            "clients": [asdict(one) for one in clients],
             "complaints": wrong,
             "by_minute": [one.figures() for one in found],
         }

@@ -5,15 +5,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-GROWTH_BYTES_PER_HOUR = 2**20
+# half a MiB each quarter of an hour: of what malloc keeps, no more than that can be told apart
+GROWTH_BYTES_PER_HOUR = 2 * 2**20
+LEAST_JUDGED = 4  # minutes: of fewer, growth is not judged
 # neighbour discovery, ARP and ICMP are frames that the guard passes without counting
 OTHER_FRAMES_PER_MINUTE = 300
+# requests of the real clients while the counters are read, one after the other
+EDGE_PACKETS = 2
 SERVICE_POINTS = 1.0
 
 
 @dataclass(frozen=True)
 class Minute:
-    """One minute: what the daemon holds at its end, and what was sent, counted and answered in it."""
+    """One minute: what the daemon holds, and what was sent, counted and answered in it.
+
+    Of memory, descriptors and threads: the least of what was seen each second, for a command or a
+    scrape holds some for a moment. What the sender's kernel refused was not sent.
+    """
 
     minute: int
     pid: int
@@ -22,12 +30,15 @@ class Minute:
     threads: int
     pins: int
     state_bytes: int
-    programs: int  # of ours that the kernel holds
-    polite_sent: int
+    programs: int  # of this soak's guard that the kernel holds
+    polite_sent: int  # but for those while the interface was down
     polite_answered: int
+    sent: int  # NTP packets, of everybody
+    refused: int  # by the sender's kernel: a full ring, no carrier
     frames: int  # that the driver gave to the program
     counted: int  # by the guard
-    socket_lost: int  # in the daemon's receive buffer
+    socket_lost: int  # in the server's receive buffer: it got no time to read
+    down_sent: int = 0  # while the interface was going down, down or coming up
     failures: tuple[str, ...] = ()
 
     @property
@@ -40,6 +51,28 @@ class Minute:
         return {**asdict(self), "service_percent": round(self.service, 2)}
 
 
+@dataclass(frozen=True)
+class Client:
+    """A real, honest client, at the end."""
+
+    name: str
+    asked: int
+    answered: int
+    kissed: int
+    synchronised: bool
+
+    def complaints(self) -> list[str]:
+        """What is wrong. A link that goes down takes some answers with it, one in a hundred."""
+        found = []
+        if self.kissed:
+            found.append(f"{self.name}: kissed {self.kissed} times")
+        if not self.synchronised:
+            found.append(f"{self.name}: not synchronised")
+        if self.asked - self.answered > 2 + self.asked // 100:
+            found.append(f"{self.name}: {self.answered} of {self.asked} requests answered")
+        return found
+
+
 def slope_per_minute(values: Sequence[float]) -> tuple[float, float]:
     """Of the line through equally spaced values with the least squares, and its standard error."""
     count = len(values)
@@ -50,33 +83,60 @@ def slope_per_minute(values: Sequence[float]) -> tuple[float, float]:
     return slope, math.sqrt(sum(one**2 for one in rests) / max(1, count - 2) / spread)
 
 
-def complaints(minutes: Sequence[Minute]) -> list[str]:
-    """What is wrong, a sentence each. Growth is judged over the last third, of one process that has
-    run for a while: until then it fills what it keeps, a quarter of an hour of samples and up to 1,024
-    episodes. Resident memory grows if the slope of the line through it is beyond the limit by two
-    standard errors; of the others, a leak raises the least in the second half of that (for a moment, a
-    command holds some).
-    """
+def complaints(minutes: Sequence[Minute], clients: Sequence[Client] = ()) -> list[str]:
+    """What is wrong, a sentence each."""
     found = [f"minute {one.minute}: {text}" for one in minutes for text in one.failures]
     for one in minutes:
-        other = one.frames - one.counted
-        if not 0 <= other <= OTHER_FRAMES_PER_MINUTE:
-            found.append(
-                f"minute {one.minute}: {one.frames} frames, {one.counted} counted: {other} others"
-            )
-        if one.service < minutes[0].service - SERVICE_POINTS:
-            found.append(
-                f"minute {one.minute}: {one.service:.2f} % of polite requests answered, "
-                f"{minutes[0].service:.2f} % in the first minute"
-            )
-    last = minutes[-(len(minutes) // 3) :]
+        found += [
+            f"minute {one.minute}: {text}" for text in (*_uncounted(one), *_served(one, minutes[0]))
+        ]
+    for client in clients:
+        found += client.complaints()
+    return found + _growth(minutes[len(minutes) // 2 :])
+
+
+def _uncounted(one: Minute) -> list[str]:
+    """Every packet sent is counted, and nothing else; what was sent while the interface was down is
+    lost, as far as the sender's kernel had not yet seen that it is down.
+    """
+    found = []
+    other, missing = one.frames - one.counted, one.sent - one.counted
+    if not 0 <= other <= OTHER_FRAMES_PER_MINUTE:
+        found.append(f"{one.frames} frames, {one.counted} counted: {other} others")
+    if not -EDGE_PACKETS <= missing <= EDGE_PACKETS + one.down_sent:
+        found.append(f"{one.sent} sent, {one.counted} counted: {missing} missing")
+    return found
+
+
+def _served(one: Minute, first: Minute) -> list[str]:
+    """Who is served worse. What the server had no time to read is not the guard's doing, and no proof
+    of its doing well either.
+    """
+    if one.service >= first.service - SERVICE_POINTS:
+        return []
+    text = f"{one.service:.2f} % of polite requests answered, {first.service:.2f} % in the first minute"
+    if one.socket_lost:
+        text += f": cannot be judged: {one.socket_lost} lost in the server's receive buffer"
+    return [text]
+
+
+def _growth(last: Sequence[Minute]) -> list[str]:
+    """What grows in the last half, in which one process holds all that it keeps: six minutes of
+    surveys, a quarter of an hour of samples, 1,000 episodes that have ended. Resident memory grows by
+    the slope of the line through it. Of the others, a leak raises the least in the second half of the
+    half.
+    """
+    if len(last) < LEAST_JUDGED:
+        return []
+    found = []
     if len({one.pid for one in last}) != 1:
-        found.append("the daemon was restarted in the last third: its growth cannot be judged")
-    if len(last) < 4:
-        return found
-    slope, error = slope_per_minute([one.memory_bytes for one in last])
-    if 60 * (slope - 2 * error) > GROWTH_BYTES_PER_HOUR:
-        found.append(f"resident memory grows by {60 * slope / 2**20:.1f} MiB an hour")
+        found.append("the daemon was restarted in the last half: its growth cannot be judged")
+    slope, error = (60 * one for one in slope_per_minute([each.memory_bytes for each in last]))
+    words = f"{slope / 2**20:.2f} MiB an hour, standard error {error / 2**20:.2f}"
+    if error > GROWTH_BYTES_PER_HOUR:
+        found.append(f"resident memory: growth cannot be judged: {words}")
+    elif slope > GROWTH_BYTES_PER_HOUR:
+        found.append(f"resident memory grows by {words}")
     for name in ("descriptors", "threads", "pins", "programs", "state_bytes"):
         early, late = last[: len(last) // 2], last[len(last) // 2 :]
         before, after = (min(getattr(one, name) for one in part) for part in (early, late))

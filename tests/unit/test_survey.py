@@ -1,6 +1,7 @@
 """The survey: what it says of a table whose sources are known."""
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -41,11 +42,12 @@ def test_when_sources_asked_last_and_which_are_over_their_limit() -> None:
     put(words, 2, IPV6_KEY, ahead=8.5, requests=50)  # over its limit
     put(words, 3, abi.KEY_IPV4_TAG | 3, ahead=0, requests=1)
     words[3 * 16 + 4] |= abi.GCRA_BUSY  # being filled
+    put(words, 4, IPV6_KEY, ahead=20, requests=50)  # was over an older policy's
     found = Surveyor().survey(words, LIMITS, NOW)
-    assert found.looked_at == 3
+    assert found.looked_at == 4
     assert found.limited == {Family.IPV4: 0, Family.IPV6: 1}
     seen = dict(zip((*LAST_SEEN, float("inf")), found.last_seen.counts, strict=True))
-    assert (seen[1.0], seen[64.0], sum(seen.values())) == (2, 1, 3)
+    assert (seen[1.0], seen[64.0], sum(seen.values())) == (3, 1, 4)
     assert found.last_seen.sum == pytest.approx(63, abs=0.01)
     assert sum(found.interval.counts) == 0  # nothing to compare with yet
 
@@ -79,6 +81,24 @@ def test_how_often_sources_ask_is_told_from_the_last_five_minutes() -> None:
     assert (asked[0.1], asked[64.0], asked[float("inf")]) == (1, 1, 1)
     assert sum(asked.values()) == 3
     assert found.interval.sum == pytest.approx(60.1)
+
+
+def test_what_is_remembered_of_a_full_table_is_little_and_stays_so() -> None:
+    words, surveyor = table(1024), Surveyor()
+    slots = [(bucket, way) for bucket in range(1024) for way in range(abi.WAYS)]
+    for bucket, way in slots:
+        put(words, bucket, abi.KEY_IPV4_TAG | bucket << 2 | way, ahead=1, requests=10**6, way=way)
+    held = []
+    tracemalloc.start()
+    try:
+        for second in range(0, 1801, 60):
+            surveyor.survey(words, LIMITS, NOW + second * SECOND)
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    # snapshots of five minutes and the one before, 12 bytes a slot
+    assert held[-1] < 7 * 16 * len(slots)
+    assert held[-1] == pytest.approx(held[10], rel=0.05)
 
 
 def test_another_table_is_not_compared_with_the_one_before() -> None:
