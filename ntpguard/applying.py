@@ -24,8 +24,6 @@ from ntpguard.temporary import MODE, Document, limit_of, until
 
 # of the document: what new_document states anew; the rest are live changes
 OF_FILE = {"schema", "file", "files", "text", "kept", "applied", "refused"}
-
-
 LOGGED = 5  # so many changes are told in the system's log
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from heapq import nsmallest
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,14 @@ class Kept:
     untold: int = 0
     open: tuple[Episode, ...] = ()
     ended: tuple[Episode, ...] = ()  # the last one first
+
+    def of(self, network: IPv4Network | IPv6Network) -> list[Episode]:
+        """Of the sources in a prefix, or of the one that it lies in; what goes on comes first."""
+        return [
+            one
+            for one in (*self.open, *self.ended)
+            if ipaddress.ip_network(one.source).overlaps(network)
+        ]
 
 
 @dataclass
@@ -242,14 +251,12 @@ def _added(
     sums: tuple[int, int, int], before: tuple[int, int, int], after: tuple[int, int, int]
 ) -> tuple[int, int, int]:
     """Samples since the look before; a note that was forgotten meanwhile begins at 0 again."""
-    old, new, noted = before, after, sums
-    if any(a < b for a, b in zip(new, old, strict=True)):
-        old = (0, 0, 0)
-    return (
-        noted[0] + new[0] - old[0],
-        noted[1] + new[1] - old[1],
-        noted[2] + new[2] - old[2],
+    if any(new < old for new, old in zip(after, before, strict=True)):
+        before = (0, 0, 0)
+    passed, kissed, dropped = (
+        noted + new - old for noted, new, old in zip(sums, after, before, strict=True)
     )
+    return passed, kissed, dropped
 
 
 def _words(one: Episode) -> str:

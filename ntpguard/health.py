@@ -36,7 +36,7 @@ def problems(guard: Running, bpffs: Path, first: Untracked) -> list[str]:
 
 def standing(guard: Running, bpffs: Path) -> list[str]:
     """Everything that is seen to be wrong at one look."""
-    return [*_file(guard), *_interfaces(guard, pinned.pins(bpffs)), *_table(guard)]
+    return [*_file(guard), *_interfaces(pinned.pins(bpffs)), *_table(guard)]
 
 
 def _file(guard: Running) -> list[str]:
@@ -51,25 +51,23 @@ def _file(guard: Running) -> list[str]:
     ]
 
 
-def _interfaces(guard: Running, at: Path) -> list[str]:
-    found = []
+def _interfaces(at: Path) -> list[str]:
     live = maps.live_links(at)
-    for ifindex in pinned.attached(at):
-        if ifindex not in live:
-            found.append(
-                f"interface {ifindex}: guarded once, but gone: if it is back under another "
-                "number, run ntpguard up on it"
-            )
-    macs = {one.ifindex: one.mac for one in interfaces.interfaces()}
-    attached = guard.interfaces()
-    if not attached:
+    found = [
+        f"interface {ifindex}: guarded once, but gone: if it is back under another number, run "
+        "ntpguard up on it"
+        for ifindex in pinned.attached(at)
+        if ifindex not in live
+    ]
+    guarded = [one for one in interfaces.interfaces() if one.ifindex in live]
+    if not guarded:
         found.append("no guarded interface exists any more: run ntpguard up again")
-    for one in attached:
-        loaded = _loaded_mac(pinned.interface_pins(at, one.ifindex))
-        if loaded is not None and loaded != macs.get(one.ifindex):
+    for one in guarded:
+        loaded = _loaded_mac(live[one.ifindex])
+        if loaded is not None and loaded != one.mac:
             found.append(
-                f"{one.name}: its MAC address is now {macs[one.ifindex].hex(':')}, the program was "
-                f"loaded for {loaded.hex(':')} and passes every packet: run ntpguard up {one.name}"
+                f"{one.name}: its MAC address is now {one.mac.hex(':')}, the program was loaded "
+                f"for {loaded.hex(':')} and passes every packet: run ntpguard up {one.name}"
             )
     return found
 

@@ -59,7 +59,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Survey:
-    """Numbers of sources, of the whole table.
+    """Numbers of sources, of the whole table. monotonic_seconds: when, on the packet path's clock.
 
     last_seen: seconds since the last request within the limit (of who is over it: 0). interval:
     mean seconds between requests over the last five minutes, of the sources held all that time;

@@ -64,10 +64,10 @@ class Difference:
     low: float
     high: float
 
-    def words(self) -> str:
-        """For people, in points of a hundred."""
+    def words(self, what: str) -> str:
+        """How many more do `what`, for people, in points of a hundred."""
         share, low, high = (f"{round(100 * one):+d}" for one in (self.share, self.low, self.high))
-        return f"{share} % {{}} (95 %: {low} to {high})"
+        return f"{share} % {what} (95 %: {low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Comparison:
                 f"too few yet: {self.sources(Group.KISSED)} kissed, "
                 f"{self.sources(Group.CONTROL)} control, {LEAST} of each are needed"
             )
-        slow, fast = slowed.words().format("slow down"), faster.words().format("speed up")
+        slow, fast = slowed.words("slow down"), faster.words("speed up")
         if slowed.high < 0 or (faster.low > 0 and slowed.low <= 0):
             return f"KoD harms: {slow}, {fast}"
         if slowed.low > 0:

@@ -1,7 +1,7 @@
 """Runs the tests in parts, all of them even if one fails, and sums them up: what `make test` calls.
 
 Three files at a time, each process in namespaces of its own: they wait for the kernel more than they
-compute. Then, alone, what floods a daemon.
+compute. Then, alone, what floods a daemon, measures, or sees what the whole machine drops.
 """
 
 import subprocess
@@ -18,7 +18,9 @@ PRIVATE = "tests/private"
 
 @dataclass(frozen=True)
 class Part:
-    """What one pytest runs; `processes` at once, a file in one of them."""
+    """What one pytest runs; `processes` at once, a file in one of them. See tests/conftest.py for
+    which come first.
+    """
 
     processes: int
     paths: tuple[str, ...]
@@ -28,17 +30,31 @@ TESTS = {
     "together": Part(
         3,
         (
-            "tests/unit",
-            "tests/docs",
             "tests/bpf",
+            "tests/docs",
+            "tests/fuzz",
+            "tests/clients",
+            "tests/faults",
+            "tests/lab/test_capture.py",
+            "tests/lab/test_examples.py",
+            "tests/lab/test_lab.py",
+            "tests/lab/test_operation.py",
             "tests/model",
             "tests/attack",
-            "tests/fuzz",
-            "tests/faults",
-            "tests/clients",
+            "tests/unit",
         ),
     ),
-    "alone": Part(1, ("tests/lab", "tests/bench", "tests/soak")),
+    "alone": Part(
+        1,
+        (
+            "tests/lab/test_demo.py",
+            "tests/lab/test_prometheus.py",
+            "tests/lab/test_trace.py",
+            "tests/lab/test_trace_output.py",
+            "tests/bench",
+            "tests/soak",
+        ),
+    ),
 }
 SLOW = "tests/deploy"  # make test-deploy
 # what depends on click, prometheus-client, pyroute2 or rich
@@ -71,9 +87,10 @@ def command(part: Part) -> list[str]:
     if part.processes == 1:
         return [PRIVATE, *pytest, *part.paths]
     process = f"{part.processes}*popen//python={PRIVATE} {sys.executable}"
+    files = ["--dist", "loadfile", "--no-loadscope-reorder"]
     # a test that ends its process would be given to a new one for ever
     once = "--max-worker-restart=0"
-    return [*pytest, "--dist", "loadfile", once, "--tx", process, *part.paths]
+    return [*pytest, *files, once, "--tx", process, *part.paths]
 
 
 def outcomes(report: Path) -> tuple[Counter[str], list[str]]:

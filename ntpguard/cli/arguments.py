@@ -2,6 +2,8 @@
 
 import ipaddress
 import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import click
 
@@ -11,6 +13,7 @@ from ntpguard.policy.kinds import Address, Network, PrefixKind
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LONGEST_DAYS = 3650
 EVER = float("inf")
+Command: TypeAlias = Callable[..., Any]
 
 
 class Duration(click.ParamType):
@@ -58,6 +61,26 @@ class Prefix(click.ParamType):
         if mapped:
             raise UsageError(f"{value}: IPv4 is written as such: did you mean {mapped}?")
         return prefix
+
+
+def count_option(default: int, text: str) -> Callable[[Command], Command]:
+    """-n, of commands that list no more than so many."""
+    return click.option(
+        "-n",
+        "count",
+        type=click.IntRange(1, 10_000),
+        default=default,
+        show_default=True,
+        help=text,
+    )
+
+
+def parse_network(text: str) -> Network:
+    """An address or a prefix; an address alone is a prefix of its whole length. Raises UsageError
+    as parse_source does.
+    """
+    address, length = parse_source(text)
+    return ipaddress.ip_network(address if length is None else f"{address}/{length}", strict=False)
 
 
 def parse_source(text: str) -> tuple[Address, int | None]:

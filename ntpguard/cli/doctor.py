@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from ntpguard import doctor as examination
-from ntpguard.cli.life import DEFAULT_FILE
+from ntpguard.cli.life import DEFAULT_FILE, default_file
 from ntpguard.cli.output import Context
 
 
@@ -30,9 +30,9 @@ def doctor(click_context: click.Context, interfaces: tuple[str, ...], file: Path
     all.
     """
     context: Context = click_context.obj
-    if file is None and DEFAULT_FILE.is_file():
-        file = DEFAULT_FILE
-    findings = examination.examine(interfaces, bpffs=context.bpffs, policy_file=file)
+    findings = examination.examine(
+        interfaces, bpffs=context.bpffs, policy_file=file or default_file()
+    )
     lines = []
     for one in findings:
         name = f"{one.interface} {one.check}" if one.interface else one.check

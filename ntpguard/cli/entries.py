@@ -7,7 +7,7 @@ import click
 
 from ntpguard import live, reading
 from ntpguard.cli.arguments import EVER, Duration, Prefix
-from ntpguard.cli.output import Context, columns
+from ntpguard.cli.output import Context, columns, when
 from ntpguard.entries import LiveEntry, Note
 from ntpguard.policy.kinds import Network
 from ntpguard.words import Action
@@ -102,11 +102,10 @@ def entries(context: Context) -> None:
 
 
 def _data(entry: LiveEntry) -> dict[str, str | None]:
-    moment = entry.moment()
     return {
         "prefix": str(entry.prefix),
         "action": entry.action.word,
-        "expires": moment.rfc3339() if moment else None,
+        "expires": when(entry.moment()),
     }
 
 

@@ -1,6 +1,5 @@
 """episodes: list, report."""
 
-import ipaddress
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import click
 
 from ntpguard import episodes as kept
 from ntpguard import reading
-from ntpguard.cli.arguments import parse_source
+from ntpguard.cli.arguments import count_option, parse_network
 from ntpguard.cli.output import Context, columns
 from ntpguard.episodes import Episode, Kept
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
@@ -33,14 +32,7 @@ def episodes(click_context: click.Context) -> None:
 
 
 @episodes.command("list", epilog="Example: ntpguard episodes list -n 50")
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1, 10_000),
-    default=20,
-    show_default=True,
-    help="So many episodes are listed.",
-)
+@count_option(20, "So many episodes are listed.")
 @click.pass_obj
 def list_(context: Context, count: int) -> None:
     """Who was over its limit for long, when and how much: what goes on, then the last one first.
@@ -80,17 +72,9 @@ def report(context: Context, source: str) -> None:
 
     Times are UTC. Of a source with several episodes, all that are kept.
     """
-    address, length = parse_source(source)
-    network = ipaddress.ip_network(
-        address if length is None else f"{address}/{length}", strict=False
-    )
-    own = _own(context, address.version)
-    kept_ones = kept.load() or Kept()
-    found = [
-        one
-        for one in (*kept_ones.open, *kept_ones.ended)
-        if _is_of(network, ipaddress.ip_network(one.source))
-    ]
+    network = parse_network(source)
+    own = _own(context, network.version)
+    found = (kept.load() or Kept()).of(network)
     names = sorted({one.source for one in found})
     if len(names) > 1:
         raise UsageError(
@@ -131,12 +115,6 @@ def _own(context: Context, version: int) -> _Own:
 def _stated(policy: Policy) -> str:
     default = policy.classes[0]
     return f"at most {default.rate} from one source, {default.burst} at once"
-
-
-def _is_of(asked: Any, source: Any) -> bool:
-    return bool(
-        asked.version == source.version and (asked.subnet_of(source) or source.subnet_of(asked))
-    )
 
 
 def _data(one: Episode) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from ntpguard.cli.output import when
 from ntpguard.explain import Explanation, Header, Inside, Noted
 from ntpguard.moments import Moment, span
 from ntpguard.reading import Ending
@@ -26,11 +27,6 @@ def source_data(one: Source, class_name: str | None) -> dict[str, Any]:
         "excess_since_pass": one.excess_since_pass,
         "tat_ahead_seconds": one.tat_ahead_seconds,
     }
-
-
-def when(moment: Moment | None) -> str | None:
-    """A moment for JSON."""
-    return moment.rfc3339() if moment else None
 
 
 def ago(moment: Moment) -> str:

@@ -10,14 +10,20 @@ import click
 
 from ntpguard import health, lifecycle, live, reading
 from ntpguard.cli.arguments import Duration
-from ntpguard.cli.output import Context
+from ntpguard.cli.output import Context, when
 from ntpguard.counts import Cell, Counts
 from ntpguard.moments import rfc3339, span
 from ntpguard.policy.check import DEFAULT, read_policy
+from ntpguard.policy.model import Policy
 from ntpguard.temporary import MODE, limit_of
 from ntpguard.words import Family, Mode, Verdict
 
 DEFAULT_FILE = Path("/etc/ntpguard/ntpguard.toml")
+
+
+def default_file() -> Path | None:
+    """The policy file where none is named; None: it is not there."""
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
 
 
 @click.command(epilog="Example: ntpguard up eth0 --policy ntpguard.toml --revert-after 10m")
@@ -54,8 +60,7 @@ def up(
     On an interface that is guarded already, the program and the policy are swapped: no packet
     unguarded, no source forgotten.
     """
-    if file is None and DEFAULT_FILE.is_file():
-        file = DEFAULT_FILE
+    file = file or default_file()
     policy = read_policy(file) if file else DEFAULT
     for warning in policy.warnings:
         context.warn(warning)
@@ -117,11 +122,13 @@ def status(click_context: click.Context, brief: bool) -> None:
         ending = guard.ending(MODE)
         limit_ending = guard.ending(limit_of(policy.classes[0].name))
         problems = health.problems(guard, context.bpffs, first)
-    until = {
-        "mode_until": ending.until.rfc3339() if ending else None,
+    data = {
+        "healthy": not problems,
+        "problems": problems,
+        **data,
+        "mode_until": when(ending.until) if ending else None,
         "mode_after": ending.after.mode if ending else None,
     }
-    data = {"healthy": not problems, "problems": problems, **data, **until}
     paint = context.paint
     mode = paint(data["mode"])
     then = f" {ending.until.words()}, then {paint(ending.after.mode)}" if ending else ""
@@ -140,15 +147,7 @@ def status(click_context: click.Context, brief: bool) -> None:
         f"sources    {sum(sources['held'].values())} of {sources['capacity']}",
     ]
     if context.verbose:
-        lines += [
-            f"applied    {applied['applied']}",
-            f"ports      {', '.join(map(str, policy.ports))}",
-            *_reasons("reasons", counts.happened),
-            *_reasons("observed", counts.observed),
-            f"table      {sources['gated']} came with too many others, "
-            f"{sources['found_bucket_full']} found no room, "
-            f"{sources['lost_race']} lost a race for it",
-        ]
+        lines += _more_lines(data, policy, counts)
     lines += [f"{paint('problem')}    {problem}" for problem in problems]
     state = paint("degraded" if problems else "ok")
     count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
@@ -180,6 +179,20 @@ def _status(guard: reading.Running, counts: Counts) -> dict[str, Any]:
     }
 
 
+def _more_lines(data: dict[str, Any], policy: Policy, counts: Counts) -> list[str]:
+    """What status tells with -v."""
+    sources = data["sources"]
+    return [
+        f"applied    {data['policy']['applied']}",
+        f"ports      {', '.join(map(str, policy.ports))}",
+        *_reasons("reasons", counts.happened),
+        *_reasons("observed", counts.observed),
+        f"table      {sources['gated']} came with too many others, "
+        f"{sources['found_bucket_full']} found no room, "
+        f"{sources['lost_race']} lost a race for it",
+    ]
+
+
 def _reasons(title: str, cells: list[Cell]) -> list[str]:
     """Packets by verdict and reason, a line for each verdict there is."""
     lines = []
@@ -209,7 +222,7 @@ def mode(context: Context, word: str, seconds: float | None) -> None:
         {
             "before": change.before,
             "mode": word,
-            "mode_until": change.until.rfc3339() if change.until else None,
+            "mode_until": when(change.until),
             "mode_after": change.then,
         },
         [f"mode: {change.words(context.paint)}"],

@@ -1,10 +1,12 @@
 """limit list, set, unset."""
 
+from typing import Any
+
 import click
 
 from ntpguard import live, reading
 from ntpguard.cli.arguments import Duration
-from ntpguard.cli.output import Context, columns
+from ntpguard.cli.output import Context, columns, when
 from ntpguard.errors import UsageError
 from ntpguard.temporary import limit_of
 
@@ -22,7 +24,7 @@ def list_(context: Context) -> None:
         policy = guard.policy()
         overrides = guard.document()["overrides"]
         endings = {one.name: guard.ending(limit_of(one.name)) for one in policy.classes}
-    data = [
+    data: list[dict[str, Any]] = [
         {
             "class": one.name,
             "action": one.action,
@@ -32,9 +34,9 @@ def list_(context: Context) -> None:
             "leak": float(one.leak),
             "prefixes": one.prefix_count,
             "live": one.name in overrides,
-            "until": ending.until.rfc3339() if ending else None,
+            "until": when(ending.until) if (ending := endings[one.name]) else None,
         }
-        for one, ending in zip(policy.classes, endings.values(), strict=True)
+        for one in policy.classes
     ]
     rows = [
         (
@@ -43,15 +45,14 @@ def list_(context: Context) -> None:
             one["rate"],
             one["burst"],
             one["prefixes"],
-            _live(own.name, endings) if one["live"] else "",
+            _live(one["class"], endings[one["class"]]) if one["live"] else "",
         )
-        for one, own in zip(data, policy.classes, strict=True)
+        for one in data
     ]
     context.emit(data, columns(("CLASS", "ACTION", "RATE", "BURST", "PREFIXES", ""), rows))
 
 
-def _live(name: str, endings: dict[str, reading.Ending | None]) -> str:
-    ending = endings[name]
+def _live(name: str, ending: reading.Ending | None) -> str:
     after = ending.after.class_named(name) if ending else None
     if ending is None or after is None:
         return "live"
@@ -95,7 +96,7 @@ def _changed(context: Context, name: str, change: live.Change) -> None:
             "class": name,
             "before": change.before,
             "after": change.after,
-            "until": change.until.rfc3339() if change.until else None,
+            "until": when(change.until),
             "then": change.then,
         },
         [f"{name}: {change.words()}"],

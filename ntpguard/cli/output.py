@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from ntpguard.errors import NtpguardError
-from ntpguard.moments import rfc3339
+from ntpguard.moments import Moment, rfc3339
 
 SCHEMA = 1
 STDOUT_ERRORS = (errno.ENOSPC, errno.EPIPE, errno.EIO)
@@ -88,6 +88,11 @@ class Context:
 def envelope(data: Any) -> dict[str, Any]:
     """The object that all JSON comes in."""
     return {"schema": SCHEMA, "time": rfc3339(datetime.now(UTC)), "data": data}
+
+
+def when(moment: Moment | None) -> str | None:
+    """A moment for JSON."""
+    return moment.rfc3339() if moment else None
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ntpguard import applying, reading
-from ntpguard.cli.life import DEFAULT_FILE
+from ntpguard.cli.life import DEFAULT_FILE, default_file
 from ntpguard.cli.output import Context, columns
 from ntpguard.kernel import libbpf
 from ntpguard.policy import describe as words
@@ -213,9 +213,7 @@ def signatures(context: Context) -> None:
 
 def _named(document: dict[str, Any]) -> Path | None:
     """The file of the running policy, or the default one if it is there."""
-    if document["file"]:
-        return Path(document["file"])
-    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    return Path(document["file"]) if document["file"] else default_file()
 
 
 def _warn(context: Context, checked: Policy) -> None:

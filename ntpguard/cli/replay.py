@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ntpguard.cli.arguments import count_option
 from ntpguard.cli.output import Context, columns
 from ntpguard.errors import UsageError
 from ntpguard.policy.check import read_policy
@@ -59,14 +60,7 @@ class Server(click.ParamType):
     metavar="ADDRESS",
     help="An address of the captured host; may be repeated.  [default: where requests go]",
 )
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1, 10_000),
-    default=10,
-    show_default=True,
-    help="So many sources are listed.",
-)
+@count_option(10, "So many sources are listed.")
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -199,7 +193,8 @@ def _traffic_lines(capture: Path, result: outcomes.Result) -> Iterator[str]:
 
 
 def _share(count: int, outcome: outcomes.Outcome) -> str:
-    return f"{100 * count / outcome.judged:.1f}%"
+    # a policy may judge nothing where the one beside it does
+    return f"{100 * count / outcome.judged:.1f}%" if outcome.judged else "-"
 
 
 def _outcome_lines(context: Context, outcome: outcomes.Outcome) -> Iterator[str]:

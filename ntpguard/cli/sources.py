@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from ntpguard import reading
-from ntpguard.cli.arguments import parse_source
-from ntpguard.cli.explained import ago, show_data, show_lines, source_data, when
-from ntpguard.cli.output import Context, columns
+from ntpguard.cli.arguments import count_option, parse_source
+from ntpguard.cli.explained import ago, show_data, show_lines, source_data
+from ntpguard.cli.output import Context, columns, when
 from ntpguard.cli.redraw import screen, until_stopped
 from ntpguard.errors import UsageError
 from ntpguard.explain import explain
@@ -26,14 +26,7 @@ def letter(one: Source) -> str:
 
 
 @click.command(epilog="Example: ntpguard top -n 5 --sort excess --by prefix")
-@click.option(
-    "-n",
-    "count",
-    type=click.IntRange(1, 10_000),
-    default=20,
-    show_default=True,
-    help="So many lines.",
-)
+@count_option(20, "So many lines.")
 @click.option(
     "--sort",
     type=click.Choice(SORTS),

@@ -1,14 +1,17 @@
 """export, trace."""
 
 import dataclasses
-import ipaddress
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ntpguard import reading
-from ntpguard.cli.arguments import parse_source
+from ntpguard.cli.arguments import parse_network
 from ntpguard.cli.output import Context
 from ntpguard.errors import NotRunning, NtpguardError
+
+if TYPE_CHECKING:
+    from ntpguard.trace.outcome import Outcome, Sockets
 
 
 @click.command(epilog="Example: ntpguard export --listen 127.0.0.1:9721")
@@ -41,13 +44,7 @@ def trace(context: Context, source: str | None, seconds: float | None) -> None:
     """
     from ntpguard import trace as tracing
 
-    only = None
-    if source:
-        address, length = parse_source(source)
-        only = ipaddress.ip_network(
-            address if length is None else f"{address}/{length}", strict=False
-        )
-
+    only = parse_network(source) if source else None
     try:
         with reading.open_running(context.bpffs):
             pass
@@ -76,26 +73,26 @@ def trace(context: Context, source: str | None, seconds: float | None) -> None:
 
     with tracing.observed_sockets() as sockets:
         found = tracing.watch(seconds, show, only=only, ready=lambda: context.message("tracing"))
-    own = sockets()
-    causes = [
-        {**dataclasses.asdict(cause), "packets": count}
-        for cause, count in found.causes.most_common()
-    ]
-    context.emit(
-        {
-            "packets": found.causes.total(),
-            "shown": shown,
-            "causes": causes,
-            "read": found.read,
-            "answered": found.answered,
-            "answered_within": [
-                {"seconds": (1 << bits) / 1e6, "packets": count}
-                for bits, count in enumerate(found.delays)
-                if count
-            ],
-            "buffer_full": found.buffer_full(),
-            "sockets_dropped": own.dropped if own else None,
-            "buffer_bytes": own.buffer_bytes if own else None,
-        },
-        [],
-    )
+    context.emit(_sum(found, sockets(), shown), [])
+
+
+def _sum(found: "Outcome", own: "Sockets | None", shown: int) -> dict[str, Any]:
+    """A whole trace for JSON."""
+    return {
+        "packets": found.causes.total(),
+        "shown": shown,
+        "causes": [
+            {**dataclasses.asdict(cause), "packets": count}
+            for cause, count in found.causes.most_common()
+        ],
+        "read": found.read,
+        "answered": found.answered,
+        "answered_within": [
+            {"seconds": (1 << bits) / 1e6, "packets": count}
+            for bits, count in enumerate(found.delays)
+            if count
+        ],
+        "buffer_full": found.buffer_full(),
+        "sockets_dropped": own.dropped if own else None,
+        "buffer_bytes": own.buffer_bytes if own else None,
+    }

@@ -18,7 +18,6 @@ MOST_LOOKED_AT = 1024  # at a time, besides those that are watched: the ones wit
 LINES_A_MINUTE = 20
 SAVE_SECONDS = 60.0  # what only grows is written so often
 
-
 _clients = lru_cache(4096)(clients)
 
 

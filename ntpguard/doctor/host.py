@@ -12,14 +12,13 @@ from ntpguard.doctor.finding import FAIL, OK, UNKNOWN, WARN, Answer, Host
 from ntpguard.errors import NtpguardError, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, sockets
+from ntpguard.kernel.capabilities import missing
 from ntpguard.policy.compile import memory_bytes
 
 MIB = 2**20
 FLOOR = (5, 15)
 KERNEL_PACKAGE = "linux-image-$(dpkg --print-architecture)"
-# linux/capability.h; from 5.8 on CAP_SYS_ADMIN includes the first and the last
-CAPABILITIES = {"CAP_BPF": 39, "CAP_NET_ADMIN": 12, "CAP_PERFMON": 38}
-CAP_SYS_ADMIN = 21
+CAPABILITIES = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON")
 JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 CONNTRACK = Path("/proc/sys/net/netfilter")
 CLOCK = Path("/sys/devices/system/clocksource/clocksource0")
@@ -48,15 +47,12 @@ def kernel(host: Host) -> Answer:
 
 def capabilities(_: Host) -> Answer:
     """What loading and attaching need."""
-    held = int(re.findall(r"^CapEff:\s*(\w+)$", _read("/proc/self/status"), re.M)[0], 16)
-    missing = [name for name, bit in CAPABILITIES.items() if not held >> bit & 1]
-    if held >> CAP_SYS_ADMIN & 1:
-        missing = [name for name in missing if name == "CAP_NET_ADMIN"]
-    if missing:
+    lacking = missing(CAPABILITIES)
+    if lacking:
         remedy = "sudo ntpguard doctor"
         if os.geteuid() == 0:
-            remedy = f"allow the service or the container {' '.join(missing)}"
-        return Answer(FAIL, f"no {', '.join(missing)}: up and every live change need it", remedy)
+            remedy = f"allow the service or the container {' '.join(lacking)}"
+        return Answer(FAIL, f"no {', '.join(lacking)}: up and every live change need it", remedy)
     return Answer(OK, ", ".join(CAPABILITIES))
 
 

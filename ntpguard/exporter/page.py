@@ -97,7 +97,7 @@ class Page:
         except (NtpguardError, OSError):
             return
 
-    def _add(self, guard: Running) -> dict[Verdict, int]:
+    def _add(self, guard: Running) -> None:
         """A sample: of mode observe, what would have happened."""
         counts = guard.counts()
         totals = counts.verdicts()
@@ -107,7 +107,6 @@ class Page:
                 totals[Verdict.PASS] -= cell.packets
         with self._lock:
             self._samples.append(Sample(time.monotonic(), totals))
-        return totals
 
     def render(self, environ: Mapping[str, Any]) -> bytes:
         """The page for a client."""

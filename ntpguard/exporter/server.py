@@ -167,7 +167,7 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     _use_one_arena()
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise UsageError(f"--listen: must be HOST:PORT, like 127.0.0.1:9721 (got {listen!r})")
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
         server = _Server((host, int(port)), _Handler, bind_and_activate=False)

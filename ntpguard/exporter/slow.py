@@ -3,7 +3,6 @@ scrape, which shows what was found last.
 """
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from prometheus_client.core import Metric
 
 from ntpguard.exporter import kods
 from ntpguard.exporter.family import gauge, histogram, one
+from ntpguard.moments import monotonic_ns
 from ntpguard.reading import Running, open_running
 from ntpguard.survey import Survey, Surveyor
 from ntpguard.words import Action
@@ -32,19 +32,19 @@ class Slow:
         self._survey: Survey | None = None
         self._lock = threading.Lock()
         self._waiting = threading.Lock()
-        self._reading = False
+        self._reader: threading.Thread | None = None  # beside the scrapes
 
     def metrics(self, guard: Running) -> list[Metric]:
         """What was found last; the first time, and after a long pause, what there is."""
         with self._waiting:  # who comes while the first one reads shows the same series
             with self._lock:
                 age = self._age()
-                due = age >= OLD_SECONDS and not self._reading
-                self._reading = self._reading or due
+            due = age >= OLD_SECONDS and not (self._reader and self._reader.is_alive())
             if due and age >= TOO_OLD_SECONDS:
                 self._read(guard)
             elif due:
-                threading.Thread(target=self._read_again, daemon=True).start()
+                self._reader = threading.Thread(target=self._read_again, daemon=True)
+                self._reader.start()
         with self._lock:
             if self._survey is None:
                 return []
@@ -57,7 +57,7 @@ class Slow:
     def _age(self) -> float:
         if self._survey is None:
             return float("inf")
-        return time.monotonic() - self._survey.monotonic_seconds
+        return monotonic_ns() / 1e9 - self._survey.monotonic_seconds
 
     def _read_again(self) -> None:
         try:
@@ -65,23 +65,17 @@ class Slow:
                 self._read(guard)
         except Exception:
             self._failed()
-            with self._lock:
-                self._reading = False
 
     def _read(self, guard: Running) -> None:
-        try:
-            survey = guard.survey(self._surveyor)
-            found = [
-                *_surveyed(survey),
-                *_entries(guard),
-                *_difference(guard),
-                *kods.sources(guard),
-            ]
-            with self._lock:
-                self._survey, self._found = survey, found
-        finally:
-            with self._lock:
-                self._reading = False
+        survey = guard.survey(self._surveyor)
+        found = [
+            *_surveyed(survey),
+            *_entries(guard),
+            *_difference(guard),
+            *kods.sources(guard),
+        ]
+        with self._lock:
+            self._survey, self._found = survey, found
 
 
 def _surveyed(survey: Survey) -> list[Metric]:

@@ -37,6 +37,8 @@ COMPRESSED = {b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"
 SECOND = 10**9
 LARGEST_RECORD = 1 << 18  # bytes; as Wireshark and libpcap have it
 LARGEST_BLOCK = 1 << 24
+# of the years 1 to 9999, as datetime has them; pcapng can say more
+FIRST_NS, LAST_NS = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1
 BUFFER = 1 << 20
 
 # time in nanoseconds since 1970 (None: the record has none), link type, bytes captured, bytes that
@@ -197,6 +199,8 @@ def _pcapng(source: _Source) -> Iterator[Packet]:
         time_ns = None
         if high is not None:
             time_ns = (high << 32 | low) * one.multiplier // one.divisor + one.offset
+            if not FIRST_NS <= time_ns <= LAST_NS:
+                source.damaged(f"a time of {time_ns // SECOND} s since 1970")
         yield time_ns, source.link(one.link), body[at : at + captured], length
 
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import signal
 import socket
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ntpguard.errors import NtpguardError, PermissionNeeded
-from ntpguard.kernel import bpffs
+from ntpguard.kernel import bpffs, capabilities
 from ntpguard.kernel.sockets import udp_sockets
 from ntpguard.policy.kinds import Network
 from ntpguard.trace import btf, program
@@ -26,9 +25,7 @@ from ntpguard.trace.outcome import Cause, Outcome, Sockets, lines
 NTP_PORT: Final = 123
 LINES_PER_SECOND: Final = 50
 POLL_MILLISECONDS: Final = 100
-# linux/capability.h; CAP_SYS_ADMIN includes the others
-CAPABILITIES: Final = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-CAP_SYS_ADMIN: Final = 21
+CAPABILITIES: Final = ("CAP_BPF", "CAP_PERFMON")
 IPV4_PROTOCOL: Final = socket.htons(0x0800)
 REASON_PREFIX: Final = "SKB_DROP_REASON_"
 LINE: Final = "{:12}  {:39}  {:>5}  {:15}  {:20}  {}"
@@ -115,10 +112,8 @@ def _stop() -> Iterator[list[int]]:
 
 def _require_capabilities() -> None:
     """Raises PermissionNeeded; bcc's own error would speak of compiling."""
-    (line,) = re.findall(r"^CapEff:\s*(\w+)$", Path("/proc/self/status").read_text(), re.M)
-    held = int(line, 16)
-    missing = [name for name, bit in CAPABILITIES.items() if not held >> bit & 1]
-    if missing and not held >> CAP_SYS_ADMIN & 1:
+    missing = capabilities.missing(CAPABILITIES)
+    if missing:
         raise PermissionNeeded(
             f"trace: not permitted: needs {' and '.join(missing)}: run it as root"
         )

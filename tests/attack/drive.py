@@ -1,7 +1,6 @@
 """The real program on the virtual clock, driven fast: prebuilt frames, no copy of what comes out."""
 
 import ctypes
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,22 +77,11 @@ def default_policy(
 
 
 @contextmanager
-def one_cpu() -> Iterator[None]:
-    """The program keeps some budgets per CPU: here they are whole."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cpus)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cpus)
-
-
-@contextmanager
 def guarded(
     capacity: int = 262_144, *, ceiling: int | None = None, leak_max: int | None = None
 ) -> Iterator[Guard]:
     """The loaded program under `default_policy`, which takes the same arguments."""
     policy, buckets = default_policy(capacity, ceiling=ceiling, leak_max=leak_max)
-    with one_cpu(), guard(buckets) as one:
+    with guard(buckets) as one:
         ctypes.memmove(ctypes.addressof(one.policy), bytes(policy), ctypes.sizeof(policy))
         yield one

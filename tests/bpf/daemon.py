@@ -6,6 +6,7 @@ import queue
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,13 @@ from tests.bpf.test_lifecycle import NAMES
 
 POLICY = f'interfaces = ["{NAMES[0]}"]\nmode = "enforce"\n[sources]\ncapacity = 4096\n'
 SECONDS = 60.0  # others may be using the processors
+# one that looks, and cleans, many times a second
+OFTEN = (
+    sys.executable,
+    "-c",
+    "from ntpguard.daemon import loop; loop.LOOK_SECONDS = loop.CLEAN_SECONDS = 0.1\n"
+    "from ntpguard.cli import main; main()",
+)
 
 
 def wait_for(done: Callable[[], bool], what: str) -> None:

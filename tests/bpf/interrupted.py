@@ -22,7 +22,7 @@ from ntpguard.cli import main
 from ntpguard.errors import NtpguardError
 from ntpguard.kernel import libbpf
 
-INJECTED_AT = 800  # more than any command makes
+MOST_CALLS = 300  # of one name: more than any command makes, but for the daemon
 NO_DESCRIPTOR = 1 << 20
 # each makes one system call of that name, which fails
 CALLS: dict[str, Callable[[], object]] = {
@@ -47,22 +47,25 @@ class Ended:
 
 
 class Runner:
-    """The server, and strace around it."""
+    """The server, and strace around it. It interrupts a process at its `most`-th call."""
 
-    def __init__(self, number: signal.Signals) -> None:
+    def __init__(self, number: signal.Signals, most: int) -> None:
+        self._most = most
         names = ",".join(CALLS)
+        # --seccomp-bpf: it stops at these calls only, and not at each of the thousands of others
         strace = [
             "strace",
             "-f",
+            "--seccomp-bpf",
             "-qqq",
             "-o",
             "/dev/null",
             "-e",
             f"trace={names}",
         ]
-        inject = f"inject={names}:signal={number.value}:when={INJECTED_AT}"
+        inject = f"inject={names}:signal={number.value}:when={most}"
         self._process = subprocess.Popen(
-            [*strace, "-e", inject, sys.executable, "-m", "tests.bpf.interrupted"],
+            [*strace, "-e", inject, sys.executable, "-m", "tests.bpf.interrupted", str(most)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -71,7 +74,7 @@ class Runner:
 
     def run(self, call: str, when: int, *arguments: str) -> Ended:
         """Runs `ntpguard arguments`, interrupted at its `when`-th call of `call`."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin and self._process.stdout and when <= self._most
         print(json.dumps([call, when, arguments]), file=self._process.stdin, flush=True)
         return Ended(*json.loads(self._process.stdout.readline()))
 
@@ -81,16 +84,18 @@ class Runner:
 
 
 @contextlib.contextmanager
-def runner(number: signal.Signals) -> Iterator[Runner]:
-    """A runner that interrupts with that signal."""
-    one = Runner(number)
+def runner(number: signal.Signals, most: int = MOST_CALLS) -> Iterator[Runner]:
+    """A runner that interrupts with that signal what makes no more than `most` calls of one name."""
+    one = Runner(number, most)
     try:
         yield one
     finally:
         one.close()
 
 
-def _child(call: str, when: int, arguments: list[str], hits: int, errors: int) -> None:
+def _child(call: str, before: int, arguments: list[str], hits: int, errors: int) -> None:
+    """The command, after so many calls that do nothing."""
+
     def interrupted(number: int, frame: FrameType | None) -> None:
         os.write(hits, b"x")
         signal.default_int_handler(number, frame)
@@ -98,7 +103,7 @@ def _child(call: str, when: int, arguments: list[str], hits: int, errors: int) -
     signal.signal(signal.SIGINT, interrupted)
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    for _ in range(INJECTED_AT - when):
+    for _ in range(before):
         with contextlib.suppress(OSError, NtpguardError):
             CALLS[call]()
     status = 70
@@ -112,7 +117,7 @@ def _child(call: str, when: int, arguments: list[str], hits: int, errors: int) -
     os._exit(status)
 
 
-def _serve() -> None:
+def _serve(most: int) -> None:
     libbpf.possible_cpus()  # loads the library
     for line in sys.stdin:
         call, when, arguments = json.loads(line)
@@ -120,7 +125,7 @@ def _serve() -> None:
         with tempfile.TemporaryFile() as errors:
             child = os.fork()
             if not child:
-                _child(call, when, arguments, writing, errors.fileno())
+                _child(call, most - when, arguments, writing, errors.fileno())
             os.close(writing)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             hit = status == -signal.SIGKILL or os.read(reading, 1) != b""
@@ -130,4 +135,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(int(sys.argv[1]))

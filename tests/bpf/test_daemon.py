@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -24,7 +23,7 @@ from ntpguard.entries import read_entries
 from ntpguard.kernel import bpffs, libbpf, maps
 from ntpguard.running import mapped
 from tests import NTPGUARD
-from tests.bpf.daemon import POLICY, Daemon, running, wait_for
+from tests.bpf.daemon import OFTEN, POLICY, Daemon, running, wait_for
 from tests.bpf.live import data, told
 from tests.bpf.test_health import status
 from tests.bpf.test_lifecycle import (
@@ -43,11 +42,6 @@ from tests.bpf.test_lifecycle import (
 __all__ = ["pytestmark", "where"]
 SLOWER = '[limit]\nrate = "30/minute"\n'
 # cleans ten times a second
-OFTEN = (
-    sys.executable,
-    "-c",
-    "from ntpguard.daemon import loop; loop.CLEAN_SECONDS = 0.1; from ntpguard.cli import main; main()",
-)
 BOTH = POLICY.replace(f'"{NAMES[0]}"', f'"{NAMES[0]}", "{NAMES[1]}"')
 
 
@@ -206,7 +200,7 @@ def test_addresses_that_a_kod_may_be_sent_from_are_followed(where: Path, tmp_pat
 def test_what_another_command_takes_down_stays_down_until_it_is_told(
     where: Path, tmp_path: Path
 ) -> None:
-    with running(tmp_path, policy=BOTH) as one:
+    with running(tmp_path, policy=BOTH, command=OFTEN) as one:
         told("down", NAMES[1])
         one.logs(f"{NAMES[1]}: guarded no more")
         assert guarded() == [NAMES[0]]
@@ -225,7 +219,7 @@ def test_what_another_command_takes_down_stays_down_until_it_is_told(
 def test_a_bpffs_that_is_unmounted_is_told_and_what_was_there_comes_back(
     where: Path, tmp_path: Path
 ) -> None:
-    with running(tmp_path) as one:
+    with running(tmp_path, command=OFTEN) as one:
         subprocess.run(["umount", str(where)], check=True)
         try:
             one.logs("no bpffs is mounted there")
@@ -240,7 +234,7 @@ def test_a_bpffs_that_is_unmounted_is_told_and_what_was_there_comes_back(
 
 
 def test_pins_that_are_removed_by_hand_are_told(where: Path, tmp_path: Path) -> None:
-    with running(tmp_path, policy=BOTH) as one:
+    with running(tmp_path, policy=BOTH, command=OFTEN) as one:
         (bpffs.pins(where) / "leak").unlink()
         one.logs("no leak in it")
         one.told_status("no leak in it")
@@ -260,7 +254,7 @@ def test_another_program_on_an_interface_is_left_there(where: Path, tmp_path: Pa
         'SEC("xdp") int other(struct xdp_md *packet) { return XDP_PASS; }\nchar _license[] SEC("license") = "GPL";',
     )
     ip("link", "del", NAMES[1])
-    with running(tmp_path, policy=BOTH) as one:
+    with running(tmp_path, policy=BOTH, command=OFTEN) as one:
         ip("link", "add", NAMES[1], "type", "veth", "peer", "name", NAMES[1], "netns", PEER)
         one.logs(f"{NAMES[1]}: guarded, xdp native")
         told("down", NAMES[1])

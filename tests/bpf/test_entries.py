@@ -53,12 +53,15 @@ def test_a_two_second_block_over_a_class_and_a_shorter_prefix_is_over_after_two_
     put(one, shorter, Action.EXEMPT, None)
     begin = time.monotonic()
     put(one, longer, Action.BLOCK, 2)
-    blocked_until = begin
-    while one.verdict(frame) == Verdict.DROP and time.monotonic() < begin + 5:
-        blocked_until = time.monotonic()
+    end = time.monotonic()
+    while True:
+        asked = time.monotonic()
+        verdict = one.verdict(frame)
+        if verdict != Verdict.DROP:
+            break
+        assert asked < end + 2.1  # the packet path's clock has steps
         time.sleep(0.002)
-    assert 1.9 < blocked_until - begin < 2.2
-    assert one.verdict(frame) == Verdict.PASS
+    assert verdict == Verdict.PASS and time.monotonic() >= begin + 2
 
 
 def test_what_is_set_is_read_replaced_and_cleared(one: Guard) -> None:
@@ -81,11 +84,12 @@ def test_clearing_an_entry_gives_back_what_it_lay_over(one: Guard) -> None:
 
 
 def test_a_shorter_entry_set_later_holds_when_the_longer_one_is_over(one: Guard) -> None:
-    put(one, "203.0.113.7/32", Action.EXEMPT, 0.2)
+    begin = time.monotonic()
+    put(one, "203.0.113.7/32", Action.EXEMPT, 1)
     put(one, "203.0.113.0/24", Action.BLOCK, None)
-    assert one.verdict(IPV4) == Verdict.PASS
-    time.sleep(0.25)
-    assert one.verdict(IPV4) == Verdict.DROP
+    while one.verdict(IPV4) == Verdict.PASS:
+        time.sleep(0.01)
+    assert one.verdict(IPV4) == Verdict.DROP and time.monotonic() >= begin + 1
 
 
 def test_expired_entries_are_cleaned_and_the_rest_stays(one: Guard) -> None:

@@ -71,7 +71,7 @@ def test_a_temporary_mode_ends_by_itself_and_everybody_tells_the_mode_that_holds
         said = told("mode", "observe", "--for", "4s")
         assert send(BANNED) == Xdp.PASS
         assert re.fullmatch(
-            rf"mode: enforce -> observe until {CLOCK} \(4s left\), then enforce\n", said
+            rf"mode: enforce -> observe until {CLOCK} \(\ds left\), then enforce\n", said
         )
         now = data("status")
         assert (now["mode"], now["mode_after"], mode_metric(where)) == (

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from ntpguard.exporter.page import HEADERS, KEPT, Page, Sample, chart, is_local
 from ntpguard.policy.check import parse_policy
 from ntpguard.words import Verdict
 from tests.bpf.browser import browser
+from tests.bpf.daemon import wait_for
 from tests.bpf.live import data
-from tests.bpf.test_exporter import POLICY, ask, exporter, flood
+from tests.bpf.test_exporter import POLICY, ask, exporter, flood, get
 from tests.bpf.test_lifecycle import NAMES, pytestmark, up, where
 
 __all__ = ["pytestmark", "where"]
@@ -27,7 +27,7 @@ def test_a_browser_shows_what_status_and_top_show(where: Path, tmp_path: Path) -
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with exporter(), browser(tmp_path) as one:
         flood(where)
-        time.sleep(module.SAMPLE_SECONDS + 1)
+        wait_for(lambda: b"<svg" in get("/"), "there are two samples")
         seen = {}
         for width in (360, 1000):
             for dark in (False, True):

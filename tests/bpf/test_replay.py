@@ -281,6 +281,13 @@ def test_only_the_policys_ports_and_destinations_are_judged(files: Path) -> None
     assert found["capture"]["other"] == 1
 
 
+def test_a_policy_that_judges_nothing_can_be_compared_with_one_that_does(files: Path) -> None:
+    Path("ports.toml").write_text("ports = [1123]\n" + PLAIN)
+    shown = told("day.pcap", "--policy", "ports.toml", "--compare", "ntpguard.toml")
+    assert "\njudged     0: 0 requests" in shown and "\npass       0 (-)\n" in shown
+    assert re.search(r"^default +pass +0 +185 +185$", shown, re.M), shown
+
+
 def test_time_that_goes_back_stands_still_and_is_said(files: Path) -> None:
     # 5 requests, of which one is late: at 1/s and a burst of 4 all pass, but for the late one's time
     records = [record(at, IPV4) for at in (10, 11, 12, 5, 12)]

@@ -18,18 +18,30 @@ from ntpguard.episodes import AT_ONCE, Episode, Kept
 from ntpguard.kernel import bpffs, interfaces, maps
 from ntpguard.policy.check import parse_policy
 from tests import NTPGUARD, testrun
-from tests.bpf.daemon import POLICY, running, wait_for
+from tests.bpf.daemon import POLICY, Daemon, running, wait_for
 from tests.bpf.live import data, told
 from tests.bpf.packets import CLIENT4, IPV4, IPV6, Frame
 from tests.bpf.test_exporter import scrape
 from tests.bpf.test_lifecycle import NAMES, pytestmark, up, where
 
 __all__ = ["pytestmark", "where"]
-# looks five times a second
+# looks five times a second, and says so
 OFTEN = (
     sys.executable,
     "-c",
-    "from ntpguard.daemon import loop, watching; loop.WATCH_SECONDS = watching.SAVE_SECONDS = 0.2; from ntpguard.cli import main; main()",
+    """
+import sys
+from ntpguard.daemon import loop, watching
+
+class Telling(watching.Watching):
+    def look(self):
+        super().look()
+        print("looked", file=sys.stderr, flush=True)
+
+loop.Watching, loop.WATCH_SECONDS, watching.SAVE_SECONDS = Telling, 0.2, 0.2
+from ntpguard.cli import main
+main()
+""",
 )
 FIRST = 198 << 24 | 18 << 16
 STRICT = 'mode = "enforce"\n[sources]\ncapacity = 65536\n[limit]\nrate = "1/minute"\nburst = 2\n'
@@ -44,6 +56,11 @@ def burst(where: Path, frame: Frame, count: int) -> None:
             testrun.run(program, raw)
 
 
+def looked(one: Daemon) -> None:
+    """Returns when a look has begun and ended since."""
+    one.logs("looked", one.log().count("looked") + 2)
+
+
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
@@ -54,7 +71,7 @@ def test_a_flood_is_logged_listed_and_reported(where: Path, tmp_path: Path) -> N
     assert told("episodes") == NONE + "\n"
     with running(tmp_path, policy=POLICY, command=OFTEN) as one:
         burst(where, IPV4, 100)
-        time.sleep(0.5)
+        looked(one)  # what it did before is not known
         burst(where, IPV4, AT_ONCE + 100)
         one.logs(f"abuse begins: {CLIENT4} at up to ")
         (found,) = data("episodes")
@@ -74,10 +91,10 @@ def test_a_flood_is_logged_listed_and_reported(where: Path, tmp_path: Path) -> N
         metrics = scrape(where)
         assert metrics["ntpguard_episodes_total"] == metrics["ntpguard_episodes_open"] == 1
     # what it kept goes on after a restart
-    with running(tmp_path, policy=POLICY, command=OFTEN):
+    with running(tmp_path, policy=POLICY, command=OFTEN) as one:
         for _ in range(3):
             burst(where, IPV4, 50)
-            time.sleep(0.3)
+            looked(one)
         wait_for(lambda: data("episodes")[0]["requests"] > found["requests"], "it grows")
         assert len(data("episodes")) == 1
 

@@ -114,7 +114,7 @@ def test_a_chronyd_serves_a_polite_chronyd(lab: Lab) -> None:
         *inside(CLIENT, *chronyd, f"server {SERVER4} iburst maxsamples 1", "pidfile /run/once.pid")
     )
     wrong = re.search(r"wrong by (-?\d+\.\d+) seconds", done.stdout + done.stderr)
-    assert wrong and abs(float(wrong[1])) < 0.1, done
+    assert wrong and abs(float(wrong[1])) < 0.5, done
     requests, excess = requests_of(lab, CLIENT4)
     assert requests >= 1 and excess == 0
 
@@ -126,7 +126,7 @@ def test_an_ntpsec_ntpd_serves_an_ntpdig_with_a_key_and_without(lab: Lab) -> Non
     for options in ((), ("-a", "7", "-k", str(file))):
         shown = ntpdig(*options)
         assert "no-leap" in shown, shown + daemon.log.read_text()
-        assert abs(offset(shown)) < 0.1
+        assert abs(offset(shown)) < 0.5  # a busy machine stamps late
     assert verdicts(lab)["kod"] == 0
 
 

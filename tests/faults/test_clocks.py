@@ -131,6 +131,18 @@ def test_a_time_in_another_time_namespace_is_the_packet_paths(
     assert said("top", wrap=wrap)["data"] == data("top")
 
 
+def test_a_survey_is_as_old_as_it_is_in_another_time_namespace(where: Path) -> None:
+    up(where)
+    age = (
+        "from tests.bpf.test_exporter import scrape; from ntpguard.kernel import bpffs; "
+        "print(scrape(bpffs.directory(None))['ntpguard_survey_age_seconds'])"
+    )
+    done = subprocess.run(
+        [*AHEAD, sys.executable, "-c", age], capture_output=True, text=True, check=True
+    )
+    assert 0 <= float(done.stdout) < 60
+
+
 def test_a_daemon_whose_clock_is_set_to_and_fro_loses_and_ends_nothing(
     where: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

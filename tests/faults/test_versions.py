@@ -11,7 +11,7 @@ import pytest
 from ntpguard import abi, lifecycle
 from ntpguard.kernel import bpffs, interfaces, libbpf, maps
 from tests import NTPGUARD
-from tests.bpf.daemon import POLICY, running, wait_for
+from tests.bpf.daemon import OFTEN, POLICY, running, wait_for
 from tests.bpf.live import told
 from tests.bpf.test_health import status
 from tests.bpf.test_lifecycle import NAMES, guarded, left, pytestmark, up, where
@@ -112,13 +112,7 @@ def test_of_two_versions_at_once_one_guards_and_the_other_says_why_not(
 def test_a_daemon_writes_nothing_to_what_another_version_has_put_in_its_place(
     where: Path, tmp_path: Path
 ) -> None:
-    quickly = (
-        sys.executable,
-        "-c",
-        "from ntpguard.daemon import loop; loop.CLEAN_SECONDS = loop.LOOK_SECONDS = 0.1\n"
-        "from ntpguard.cli import main; main()",
-    )
-    with running(tmp_path, command=quickly) as one:
+    with running(tmp_path, command=OFTEN) as one:
         told("down")
         one.logs("guarded no more")
         other = [*ANOTHER, "up", NAMES[0], "--policy", str(one.file)]

@@ -222,7 +222,7 @@ class Lab:
         )
         command = [str(PEERS / "usr/sbin/chronyd"), "-x", "-d", "-u", "root", "-f", str(file)]
         daemon = self.start(namespace, name, command, {})
-        if not daemon.logged("chronyd version", 5):
+        if not daemon.logged("chronyd version", 30):
             raise AssertionError(daemon.log.read_text())
         return daemon
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from tests.lab.test_trace import requests
 __all__ = ["pytestmark"]
 REQUESTS = 50
 POLICY = 'mode = "enforce"\n[limit]\nrate = "1/minute"\nburst = 4\nleak = "1/1024"\n'
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as one:
-        yield one
 
 
 @pytest.mark.parametrize("precision", ["micro", "nano"])
@@ -47,7 +40,7 @@ def test_a_capture_by_tcpdump_is_replayed(lab: Lab, tmp_path: Path, precision: s
         if "listening on" in line:
             break
     requests(REQUESTS)
-    _, messages = process.communicate(timeout=30)
+    _, messages = process.communicate(timeout=60)
     assert process.returncode == 0, messages
     done = subprocess.run(
         [NTPGUARD, "-o", "json", "replay", str(capture), "--policy", str(policy)],

@@ -16,6 +16,7 @@ import pytest
 
 from ntpguard import lifecycle, reading
 from ntpguard.policy.check import parse_policy
+from tests.bpf.daemon import wait_for
 from tests.bpf.packets import Frame
 from tests.lab import clients
 from tests.lab.lab import (
@@ -43,10 +44,9 @@ capacity = 4096
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as one:
-        one.server()
-        yield one
+def lab(lab: Lab) -> Lab:
+    lab.server()
+    return lab
 
 
 FAMILIES = [(SERVER4, CLIENT4), (SERVER6, CLIENT6)]
@@ -198,10 +198,10 @@ def test_enforcement_goes_on_with_no_ntpguard_process_alive_and_up_again_forgets
         for _ in range(200):
             wire.send(frame)
             time.sleep(0.002)
-        time.sleep(0.2)
+        wait_for(
+            lambda: "requests   200" in lab.guard("show", "203.0.113.9").stdout, "all are counted"
+        )
         assert "203.0.113.9" in lab.guard("top").stdout
-        before = lab.guard("show", "203.0.113.9").stdout
-        assert "requests   200" in before
         up(lab)
         assert "requests   200" in lab.guard("show", "203.0.113.9").stdout
     answered, kissed = lab.replies()["polite"]
@@ -216,8 +216,7 @@ def test_observe_answers_all_and_counts_what_would_have_happened(lab: Lab) -> No
         for _ in range(100):
             wire.send(frame)
             time.sleep(0.002)
-        time.sleep(0.2)
-    assert lab.replies()["polite"] == (100, 0)
+    wait_for(lambda: lab.replies()["polite"] == (100, 0), "all are answered")
     assert "kod 0, drop 0" in lab.guard("status").stdout
 
 
@@ -233,9 +232,9 @@ def test_a_policy_that_blocks_all_holds_while_the_program_is_swapped_a_hundred_t
     with packet_socket() as wire:
         for frame in frames:
             wire.send(frame)
-        time.sleep(0.2)
+        ones = dict.fromkeys(known, 1)
+        wait_for(lambda: ones.items() <= requests_by_source(bpffs).items(), "each is counted")
         held = requests_by_source(bpffs)
-        assert all(held[source] == 1 for source in known)
         up(lab, policy=block)
         before = lab.received()
         stop = threading.Event()

@@ -34,10 +34,9 @@ STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as one:
-        one.server()
-        yield one
+def lab(lab: Lab) -> Lab:
+    lab.server()
+    return lab
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +16,9 @@ __all__ = ["pytestmark"]
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as one:
-        up(one)
-        yield one
+def lab(lab: Lab) -> Lab:
+    up(lab)
+    return lab
 
 
 def traced(output: str, *only: str) -> list[Any]:
@@ -38,7 +35,7 @@ def traced(output: str, *only: str) -> list[Any]:
             break
     requests(7)
     process.send_signal(signal.SIGINT)
-    text, errors = process.communicate(timeout=20)
+    text, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     return [json.loads(one) for one in (text.splitlines() if output == "ndjson" else [text])]
 

@@ -1,21 +1,18 @@
 """The programs that the tests of a module share."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.bpf.guard import one_cpu
 from tests.model.compare import Programs
 
 
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Programs]:
-    before = os.sched_getaffinity(0)
-    cpu = min(before)
-    os.sched_setaffinity(0, {cpu})
-    loaded = Programs(cpu)
-    try:
-        yield loaded
-    finally:
-        loaded.close()
-        os.sched_setaffinity(0, before)
+    with one_cpu() as cpu:
+        loaded = Programs(cpu)
+        try:
+            yield loaded
+        finally:
+            loaded.close()

@@ -1,5 +1,6 @@
 """The guard is never a weapon: what holds of the real program under any policy and any packets."""
 
+import contextlib
 import socket
 import subprocess
 import time
@@ -152,23 +153,24 @@ def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_kod_is_never_answered_by_a_daemon(daemon: str) -> None:
-    """Sent before a request: the first datagram that comes back answers the request."""
+    """Sent before a request: what comes back answers requests, and each no more than once."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(0.5)
         client.connect(("127.0.0.1", 123))
         deadline = time.monotonic() + 30
-        number = 0
-        while True:
-            number += 1
-            transmit = number.to_bytes(8, "big")
+        sent: list[bytes] = []
+        answers: list[bytes] = []
+        while not answers:
+            sent.append((len(sent) + 1).to_bytes(8, "big"))
             try:
                 for kod in kods():
                     client.send(kod)
-                client.send(ntp(transmit=transmit))
-                answer = client.recv(1000)
-                break
+                client.send(ntp(transmit=sent[-1]))
+                answers.append(client.recv(1000)[24:32])
             except (TimeoutError, ConnectionRefusedError):
                 assert time.monotonic() < deadline, f"{daemon} answers no request"
-        assert answer[24:32] == transmit, f"{daemon} answered something else"
-        with pytest.raises(TimeoutError):
-            client.recv(1000)
+        with contextlib.suppress(TimeoutError):
+            while True:  # a busy machine may have answered late
+                answers.append(client.recv(1000)[24:32])
+        assert set(answers) <= set(sent), f"{daemon} answered something else"
+        assert len(answers) == len(set(answers))

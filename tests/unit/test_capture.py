@@ -186,6 +186,13 @@ def test_lengths_that_cannot_be_are_damage() -> None:
         assert said.startswith(f"{NAME}: record 4, at byte {len(one)}: {what}"), said
 
 
+@pytest.mark.parametrize(("ticks", "offset"), [(1 << 50, 0), (5, -(1 << 40))])
+def test_a_time_that_no_calendar_has_is_damage(ticks: int, offset: int) -> None:
+    begin = section() + interface(resolution=0, offset=offset)
+    _, said = until_damage(begin + enhanced(b"x", ticks))
+    assert f"record 3, at byte {len(begin)}: a time of {ticks + offset} s since 1970" in said
+
+
 class Endless(io.RawIOBase):
     """A capture that never ends, and how much of it was read."""
 

@@ -61,6 +61,14 @@ def test_an_address_that_is_none_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize("listen", ["9721", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:\u00b2"])
+def test_an_address_to_listen_on_that_is_none_is_named(listen: str) -> None:
+    assert run("export", "--listen", listen) == (
+        2,
+        f"ntpguard: --listen: must be HOST:PORT, like 127.0.0.1:9721 (got {listen!r})\n",
+    )
+
+
 def test_a_bad_policy_ends_with_3_and_every_complaint(tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text('mod = "x"\nports = []\n')

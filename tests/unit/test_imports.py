@@ -41,13 +41,9 @@ ORDER = [
     "daemon",
     "cli",
 ]
+WRITE = {"running", "entries", "live", "keeping", "lifecycle", "applying", "replay"}
 # kernel moves bytes and knows no policy word, the exporter only reads
-NEVER = {
-    ("kernel", "policy"),
-    ("exporter", "running"),
-    ("exporter", "lifecycle"),
-    ("exporter", "live"),
-}
+NEVER = {("kernel", "policy"), *(("exporter", one) for one in WRITE)}
 
 
 def part_of(module: str) -> str:

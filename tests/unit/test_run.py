@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import run
+from tests.conftest import LONGEST
 
 ROOT = run.ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,12 +51,14 @@ def test_every_file_of_tests_is_in_one_part_of_make_test() -> None:
     slow = ROOT / run.SLOW
     files = [file for file in (ROOT / "tests").rglob("test_*.py") if slow not in file.parents]
     assert files
-    assert [file for file in files if sum(path in file.parents for path in paths) != 1] == []
+    parts = {file: sum(path in (file, *file.parents) for path in paths) for file in files}
+    assert [file for file in files if parts[file] != 1] == []
 
 
-def test_every_file_for_the_newest_libraries_is_there() -> None:
-    for part in run.NEWEST.values():
-        assert all((ROOT / path).exists() for path in part.paths)
+def test_every_file_that_is_named_is_there() -> None:
+    named = [path for part in (*run.TESTS.values(), *run.NEWEST.values()) for path in part.paths]
+    named += [f"tests/{path}" for path in LONGEST]
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 @pytest.fixture
