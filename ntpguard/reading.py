@@ -3,7 +3,7 @@
 import ipaddress
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
@@ -13,7 +13,7 @@ from typing import Any
 from ntpguard import abi, entries, running, sources, temporary, trials, tries
 from ntpguard.counts import Counts, add_counters, total
 from ntpguard.document import differs_from_file, effective_policy, policy_hash
-from ntpguard.errors import NotRunning, PermissionNeeded
+from ntpguard.errors import NotRunning, NtpguardError, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
 from ntpguard.moments import Moment, monotonic_ns
@@ -387,8 +387,14 @@ def open_running(bpffs: Path) -> Iterator[Running]:
         raise PermissionNeeded(
             f"{at}: permission denied: CAP_DAC_OVERRIDE (root) is needed: try sudo"
         ) from None
-    links = maps.live_links(at)
-    if not links:
-        raise NotRunning
-    with maps.opened(at) as descriptors:
+    with ExitStack() as held:
+        try:
+            links = maps.live_links(at)
+            if not links:
+                raise NotRunning
+            descriptors = held.enter_context(maps.opened(at))
+        except NtpguardError:
+            if at.exists():
+                raise
+            raise NotRunning from None  # it has been taken down meanwhile
         yield Running(at, descriptors, links)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ntpguard import abi, lifecycle, running
+from ntpguard import abi, lifecycle, reading, running
 from ntpguard.document import effective_policy, new_document
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.kernel import binding, bpffs, interfaces, libbpf, maps
@@ -416,3 +416,20 @@ def test_a_document_that_is_replaced_while_it_is_read_is_read_again(
 
         monkeypatch.setattr(libbpf, "map_lookup", late)
         assert running.read_document(descriptors)["refused"] == "late"
+
+
+def test_a_reader_that_meets_a_down_is_told_that_nothing_runs(
+    where: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up(where)
+    look = maps.live_links
+
+    def then_down(at: Path) -> dict[int, Path]:
+        found = look(at)
+        monkeypatch.undo()
+        lifecycle.down(None, bpffs=where)
+        return found
+
+    monkeypatch.setattr(maps, "live_links", then_down)
+    with pytest.raises(NotRunning), reading.open_running(where):
+        pass

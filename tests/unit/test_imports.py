@@ -41,7 +41,7 @@ ORDER = [
     "daemon",
     "cli",
 ]
-WRITE = {"running", "entries", "live", "keeping", "lifecycle", "applying", "replay"}
+WRITE = {"program", "running", "entries", "live", "keeping", "lifecycle", "applying", "replay"}
 # kernel moves bytes and knows no policy word, the exporter only reads
 NEVER = {("kernel", "policy"), *(("exporter", one) for one in WRITE)}
 
