@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -41,11 +40,8 @@ FIRST, SECOND = policy("first", "second"), policy("second", "first")
 
 @pytest.fixture
 def one() -> Iterator[Guard]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(before / 50)  # who writes the policies waits for who sends, at each call
     with guard(16, virtual=False) as loaded:
         yield loaded
-    sys.setswitchinterval(before)
 
 
 def descriptors(one: Guard) -> dict[str, int]:

@@ -134,7 +134,8 @@ def test_a_busybox_ntpd_gets_the_time_and_is_not_limited(
     up(lab)
     log = clients.busybox(lab, server)
     assert log.logged(f"reply from {server}", 20)
-    assert log.logged("reach:0x07", 30), log.log.read_text()
+    reply = f"reply from {server}"  # some of which may come too late for it
+    wait_for(lambda: log.log.read_text().count(reply) >= 3, "three answers")
     requests, excess = requests_of(lab, client)
     assert requests >= 3 and excess == 0
 
