@@ -143,6 +143,7 @@ def _tables(text: str, name: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         what = re.sub(r" \(at .*\)", "", str(error))
+        what = what.replace("Cannot overwrite a value", "this key has a value already")
         number = line[1] if line else text.rstrip("\n").count("\n") + 1
         raise PolicyError([f"{name}:{number}: not TOML: {what}"]) from None
     except RecursionError:
