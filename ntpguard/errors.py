@@ -28,7 +28,7 @@ class PolicyError(NtpguardError):
 
 NOTHING = (
     "not running: nothing is attached: try ntpguard up INTERFACE, or set interfaces in the policy "
-    "file and reload the service"
+    "file and reload the service (systemctl status ntpguard tells if it waits for one)"
 )
 
 

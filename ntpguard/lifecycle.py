@@ -148,8 +148,8 @@ def down(names: Sequence[str] | None, *, bpffs: Path, wait: bool = True) -> list
             pinned.remove(at)
         if not chosen and not remains:
             raise NotRunning(
-                "not running: nothing is attached in this network namespace: "
-                "try ntpguard up INTERFACE, or ip netns exec NAME ntpguard down for another one"
+                "not running: nothing is attached in this network namespace: try ntpguard up "
+                "INTERFACE, or nsenter --net=/run/netns/NAME ntpguard down for another"
             )
         return [by_index.get(index, f"if{index}") for index in chosen]
 

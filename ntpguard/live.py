@@ -226,7 +226,7 @@ def _check_entry(prefix: Network, action: Action, reason: str | None, wide: bool
     if reason and (len(reason) > REASON_LENGTH or not reason.isprintable()):
         raise UsageError(
             f"--reason: must be one line of at most {REASON_LENGTH} printable characters "
-            f"(got {len(reason)}): shorten it"
+            f"(got {len(reason)}: {reason!a:.60})"
         )
 
 

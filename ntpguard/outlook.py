@@ -101,8 +101,8 @@ def _judged(one: Standing) -> Outlook:
         return Outlook(
             (Verdict.DROP if blocks else Verdict.PASS,),
             Reason.ENTRY,
-            f"{'dropped' if blocks else 'passes'}: live entry {entry.prefix} is "
-            f"{entry.action.word}",
+            f"{'dropped' if blocks else 'passes'}: live entry {entry.prefix} "
+            f"{entry.action.word}s it",
         )
     if own.action == "block":
         return Outlook((Verdict.DROP,), Reason.BLOCK, f"dropped: class {own.name} is blocked")

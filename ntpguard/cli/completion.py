@@ -84,7 +84,10 @@ def complete_names(group: click.Group) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes a shell complete commands, interfaces and classes."""
+    """Print the script that makes a shell complete commands, interfaces and classes.
+
+    The Debian package has put them in place already.
+    """
     kind = get_completion_class(shell)
     assert kind is not None
     one = kind(context.find_root().command, {}, "ntpguard", VARIABLE)

@@ -87,7 +87,7 @@ def _set(
 def clear(context: Context, prefix: Network) -> None:
     """Remove the live entry of a prefix: what it lay over holds again."""
     entry = live.clear_entry(context.bpffs, prefix)
-    context.emit(_data(entry), [f"{prefix}: no longer {entry.action.word}"])
+    context.emit(_data(entry), [f"{prefix}: no longer {entry.action.word}ed"])
 
 
 @click.command(epilog="Example: ntpguard entries")

@@ -9,7 +9,7 @@ from ntpguard.explain import Explanation, Header, Inside, Noted
 from ntpguard.moments import Moment, span
 from ntpguard.reading import Ending
 from ntpguard.sources import Source
-from ntpguard.words import Verdict
+from ntpguard.words import Reason, Verdict
 
 SHOWN_INSIDE = 8  # lines for people; JSON has all
 
@@ -125,7 +125,9 @@ def show_lines(one: Explanation, *, verbose: bool) -> Iterator[str]:
     if len(one.inside) > SHOWN_INSIDE:
         yield f"{'':11}and {len(one.inside) - SHOWN_INSIDE} more prefixes in it: -o json has them"
     if one.upstream:
-        yield f"upstream   {one.upstream}: its answers pass"
+        blocked = one.outlook.reason in (Reason.BLOCK, Reason.ENTRY)
+        dropped = blocked and Verdict.DROP in one.outlook.verdicts
+        yield f"upstream   {one.upstream}: its answers {'are dropped too' if dropped else 'pass'}"
     if own.action == "limit":
         yield f"limit      {own.rate} burst {own.burst}, {standing.left} left now{_temporary(one)}"
     else:

@@ -29,6 +29,16 @@ from ntpguard.errors import NtpguardError
 from ntpguard.kernel import bpffs, maps
 
 INTERRUPTED = 128 + signal.SIGINT  # as a shell counts
+# what people type, and what they mean: the nearest by its letters may be the opposite
+MEANT = {
+    "unblock": "clear",
+    "unexempt": "clear",
+    "start": "up",
+    "stop": "down",
+    "reload": "policy apply",
+    "help": "--help",
+    "version": "--version",
+}
 
 
 class Group(click.Group):
@@ -40,7 +50,8 @@ class Group(click.Group):
         """As click's, with a hint."""
         if args and self.get_command(ctx, args[0]) is None:
             close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            meant = MEANT.get(args[0]) or (close[0] if close else "")
+            hint = f" Did you mean '{meant}'?" if meant else ""
             ctx.fail(f"No such command '{args[0]}'.{hint}")
         return super().resolve_command(ctx, args)
 
@@ -51,6 +62,8 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except NtpguardError as error:
             _report(error)
+        except click.NoSuchOption as error:
+            raise self._placed(error) from None
         except KeyboardInterrupt:
             click.echo("ntpguard: interrupted", err=True)
             ctx.exit(INTERRUPTED)
@@ -62,6 +75,18 @@ class Group(click.Group):
                 return super().make_context(*args, **kwargs)
         except NtpguardError as error:
             _report(error)
+        except click.NoSuchOption as error:
+            raise self._placed(error) from None
+
+    def _placed(self, error: click.NoSuchOption) -> click.UsageError:
+        """Says where a global option goes that came after the command; --json is -o json."""
+        name = error.option_name
+        json = name in ("--json", "-o", "--output")
+        if error.ctx is None or not (json or any(name in one.opts for one in self.params)):
+            return error
+        program, _, command = error.ctx.command_path.partition(" ")
+        words = [program, "-o json" if json else name, command or "COMMAND"]
+        return click.UsageError(f"No such option: {name}: try {' '.join(words)}", error.ctx)
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:

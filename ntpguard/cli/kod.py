@@ -83,7 +83,8 @@ def _lines(rows: list[Comparison], undecided: int, mode: Mode, *, kissing: bool)
     for one in rows:
         yield f"{one.client:{width}}  {one.finding()}"
     if undecided:
-        yield f"{undecided} more sources are watched, and not told yet"
+        more = "source is" if undecided == 1 else "sources are"
+        yield f"{undecided} more {more} watched, and not told yet"
 
 
 def _share(count: int, total: int) -> str:

@@ -135,7 +135,8 @@ def status(click_context: click.Context, brief: bool) -> None:
     where = ", ".join(f"{one['name']} ({one['xdp']})" for one in data["interfaces"]) or "nowhere"
     verdicts = ", ".join(f"{paint(word)} {count}" for word, count in data["packets"].items())
     default, applied, sources = policy.classes[0], data["policy"], data["sources"]
-    differs = ", running differs from the file" if applied["differs_from_file"] else ""
+    stated = "the file" if applied["file"] else "it"
+    differs = f", running differs from {stated}" if applied["differs_from_file"] else ""
     lines = [
         f"attached   {where}",
         f"mode       {mode}{then}",

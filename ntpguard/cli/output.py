@@ -34,7 +34,9 @@ def wants_color(choice: str) -> bool:
 
 @contextmanager
 def watching_stdout() -> Iterator[None]:
-    """Makes an error of stdout (it is full, or nobody reads it) an NtpguardError of one line."""
+    """Makes an error of stdout an NtpguardError: of one line if it is full, of none if whoever
+    reads it has seen enough, as head has.
+    """
     if sys.stdout is None:
         raise NtpguardError("stdout: closed: if nothing is to be shown, try >/dev/null")
     try:
@@ -47,7 +49,10 @@ def watching_stdout() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        raise NtpguardError(f"stdout: {error.strerror}: not all was shown") from None
+        seen = isinstance(error, BrokenPipeError)
+        raise NtpguardError(
+            "" if seen else f"stdout: {error.strerror}: not all was shown"
+        ) from None
 
 
 @dataclass(frozen=True)

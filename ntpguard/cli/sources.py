@@ -16,6 +16,13 @@ from ntpguard.ranking import BY, SORTS, Ranked, Ranking
 from ntpguard.sources import Source
 
 WATCH_SECONDS = "2"
+OVER = "no source has been over its limit: try --sort requests"
+NONE = {
+    "excess": OVER,
+    "last": OVER,
+    "kod": "no source ignores KoDs: try --sort excess",
+    "requests": "no request has come yet",
+}
 
 
 def letter(one: Source) -> str:
@@ -62,6 +69,8 @@ def top(context: Context, count: int, sort: str, by: str, seconds: float | None)
     if seconds is None:
         found = _look(context, ranking)
         context.emit([_data(one, by) for one in found], _lines(context, found, by, rates=False))
+        if not found and context.output == "table":
+            context.message(NONE[sort])
         return
     if context.output == "json":
         raise UsageError("-w: one JSON document would have no end: use -o ndjson")

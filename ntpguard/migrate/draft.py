@@ -25,7 +25,7 @@ KODS = (
 OTHERS = (
     "whom no line {} is still refused by the daemon, without an answer, at the cost of a wake-up. "
     'To drop them before: a class with prefixes 0.0.0.0/0 and ::/0 and action "block", another one '
-    "for whom it serves, and this host's own servers in upstreams."
+    "for whom it serves and for this host's own servers."
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ntpguard.abi import DOCUMENT_BYTES
 from ntpguard.errors import PolicyError, UsageError
 from ntpguard.policy.complaints import Checker, bytes_of, text_and_digest
+from ntpguard.policy.kinds import Network
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
 from ntpguard.policy.prefixes import FEW, WIDEST
@@ -102,6 +103,7 @@ def _parse(checker: Checker, text: str, name: str) -> Policy:
             )
     bits = {4: values["sources.ipv4_prefix"], 6: values["sources.ipv6_prefix"]}
     classes = read_classes(checker, top.get("class", []), default, bits)
+    _check_upstreams(checker, values["upstreams"], classes)
     signatures = read_signatures(checker, top.get("signature", []))
     policy = Policy(
         mode=values["mode"],
@@ -142,12 +144,32 @@ def _tables(text: str, name: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         what = re.sub(r" \(at .*\)", "", str(error))
+        what = what.replace("Cannot overwrite a value", "this key has a value already")
         number = line[1] if line else text.rstrip("\n").count("\n") + 1
         raise PolicyError([f"{name}:{number}: not TOML: {what}"]) from None
     except RecursionError:
         raise PolicyError([f"{name}:1: not TOML: brackets too deep in one another"]) from None
     except ValueError:  # Python refuses to read it
         raise PolicyError([f"{name}:1: not TOML: a number has too many digits"]) from None
+
+
+def _check_upstreams(
+    checker: Checker, upstreams: tuple[Network, ...], classes: list[ClassPolicy]
+) -> None:
+    """Warns of each upstream whose answers a class drops: the longest prefix around it decides."""
+    if not any(one.action == "block" for one in classes):
+        return
+    owners = {prefix: one for one in classes for prefix in one.prefixes}
+    for index, upstream in enumerate(upstreams):
+        lengths = range(upstream.prefixlen, -1, -1)
+        around = (owners.get(upstream.supernet(new_prefix=length)) for length in lengths)
+        own = next((one for one in around if one), None)
+        if own and (own.action, own.mode) == ("block", "enforce"):
+            checker.warn(
+                ("upstreams", index),
+                f'{upstream} is in class "{own.name}", which blocks: its answers are dropped too: '
+                "name it in a class that does not block",
+            )
 
 
 def _check_size(checker: Checker, policy: Policy) -> None:

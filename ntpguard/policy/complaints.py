@@ -10,7 +10,7 @@ from typing import Any
 from ntpguard.policy.kinds import BadItems
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.lines import lines_of
-from ntpguard.policy.settings import REQUIRED, Setting
+from ntpguard.policy.settings import REQUIRED, SETTINGS, Setting
 
 MOST_BYTES = 64 << 20  # four million prefixes
 
@@ -48,6 +48,14 @@ def text_and_digest(file: Path) -> tuple[str, str]:
     return raw.decode("utf-8-sig"), hashlib.sha256(raw).hexdigest()
 
 
+def _elsewhere(name: str) -> str:
+    """Where a setting of that name belongs, if there is one."""
+    sections = [row.section for row in SETTINGS if row.name == name]
+    if "" in sections:
+        return "it belongs before the first [section]"
+    return "it belongs in " + " or ".join(f"[{one}]" for one in sections) if sections else ""
+
+
 class Checker:
     """`name` stands in messages, `base` is where prefixes_file is relative to."""
 
@@ -74,7 +82,8 @@ class Checker:
         for key in table:
             if key not in names:
                 close = difflib.get_close_matches(key, names, 1)
-                hint = f'did you mean "{close[0]}"?' if close else "known: " + ", ".join(names)
+                hint = f'did you mean "{close[0]}"?' if close else _elsewhere(key)
+                hint = hint or "known: " + ", ".join(names)
                 self.complain((*place, key), f"unknown setting: {hint}")
 
     def table(self, place: Key, value: Any) -> dict[str, Any]:

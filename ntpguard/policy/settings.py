@@ -84,7 +84,8 @@ SETTINGS: tuple[Setting, ...] = (
         "upstreams",
         PREFIXES,
         (),
-        "servers of this host's own client: their answers (modes 2, 4, 5) pass unlimited",
+        "servers of this host's own client: their answers (modes 2, 4, 5) pass unlimited, unless a "
+        "class blocks them",
     ),
     Setting("", "xdp", Choice(("auto", "native", "skb")), "auto", "where the program runs"),
     Setting(

@@ -58,7 +58,7 @@ def test_an_exempt_address_passes_over_its_limit_until_it_is_cleared(where: Path
     with packets(where) as send:
         told("exempt", IPV4.source)
         assert {send(IPV4) for _ in range(50)} == {Xdp.PASS}
-        assert told("clear", f"{IPV4.source}/32") == f"{IPV4.source}/32: no longer exempt\n"
+        assert told("clear", f"{IPV4.source}/32") == f"{IPV4.source}/32: no longer exempted\n"
         assert [send(IPV4) for _ in range(50)].count(Xdp.DROP) > 40
 
 

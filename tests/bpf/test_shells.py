@@ -199,7 +199,7 @@ def test_down_and_trace_without_a_guard_say_what_to_do(where: Path) -> None:
     assert (code, said) == (
         4,
         "ntpguard: not running: nothing is attached in this network namespace: try ntpguard up "
-        "INTERFACE, or ip netns exec NAME ntpguard down for another one\n",
+        "INTERFACE, or nsenter --net=/run/netns/NAME ntpguard down for another\n",
     )
     hint = "ntpguard: warning: not running: what the stack drops has passed no guard: try ntpguard up INTERFACE\n"
     assert hint in run("trace", "--seconds", "0.1")[1]

@@ -148,6 +148,12 @@ def test_an_upstream_is_told_and_its_class_is_the_one_around_it(guard: Path) -> 
     assert part(shown, "class", "prefix") == ("campus", "198.51.100.0/24")
     assert shown["upstream"] == "198.51.100.64/26"
     assert "upstream   198.51.100.64/26: its answers pass\n" in told("show", "198.51.100.65")
+    told("exempt", "198.51.100.65")
+    assert "upstream   198.51.100.64/26: its answers pass\n" in told("show", "198.51.100.65")
+    told("block", "198.51.100.65")
+    assert ": its answers are dropped too\n" in told("show", "198.51.100.65")
+    told("mode", "observe")
+    assert ": its answers pass\n" in told("show", "198.51.100.65")
 
 
 def test_prefixes_within_one_source_that_are_treated_otherwise_are_listed(guard: Path) -> None:

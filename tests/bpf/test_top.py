@@ -105,6 +105,7 @@ def test_sources_are_put_together_by_class_and_those_of_older_prefixes_apart(gua
 
 def test_the_last_noted_and_the_most_stubborn_come_first_if_that_is_asked_for(guard: Path) -> None:
     assert data("top", "--sort", "kod") == []
+    assert told("top", "--sort", "kod").endswith("\nno source ignores KoDs: try --sort excess\n")
     begin = time.monotonic()
     with reading.open_running(guard) as running:
         # one source in 16 is never kissed

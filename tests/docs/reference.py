@@ -62,7 +62,7 @@ action = "exempt"
 
 [[class]]
 name = "banned"
-prefixes = ["203.0.113.0/28"]
+prefixes = ["203.0.113.64/28"]
 action = "block"
 
 [[signature]]

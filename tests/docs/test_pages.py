@@ -104,6 +104,9 @@ def run(page: Path, tmp_path: Path) -> str:
         )
     )
     path = f"{Path(sys.executable).parent}:{ROOT / 'build/peers/usr/sbin'}:{ROOT / 'build/peers/usr/bin'}"
+    environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
+    if page == TUTORIAL:  # it has a bpffs of its own: ip netns exec hides the host's
+        del environment["NTPGUARD_BPFFS"]
     done = subprocess.run(
         ["unshare", "--net", "--mount", bash, "-c", f"{before}\n{script(page)}"],
         stdout=subprocess.PIPE,
@@ -111,7 +114,7 @@ def run(page: Path, tmp_path: Path) -> str:
         text=True,
         timeout=200,
         cwd=tmp_path,
-        env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}"},
+        env=environment,
     )
     print(done.stdout)
     assert done.returncode == 0

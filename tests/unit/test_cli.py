@@ -35,6 +35,26 @@ def test_a_command_almost_typed_right_is_suggested() -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("unblock 203.0.113.7", "Did you mean 'clear'?"),
+        ("stop", "Did you mean 'down'?"),
+        ("reload", "Did you mean 'policy apply'?"),
+        ("status --json", "No such option: --json: try ntpguard -o json status"),
+        ("policy check -o json", "No such option: -o: try ntpguard -o json policy check"),
+        ("status -v", "No such option: -v: try ntpguard -v status"),
+        ("--json status", "No such option: --json: try ntpguard -o json COMMAND"),
+    ],
+)
+def test_what_other_programs_call_otherwise_is_told_how_it_is_called_here(
+    typed: str, meant: str
+) -> None:
+    result = CliRunner().invoke(main, typed.split(), prog_name="ntpguard")
+    assert result.exit_code == 2
+    assert meant in result.output
+
+
+@pytest.mark.parametrize(
     "command", ["status", "top", "limit list", "entries", "policy show", "show 203.0.113.7"]
 )
 def test_without_a_guard_commands_say_so_and_end_with_4(command: str, tmp_path: Path) -> None:
@@ -42,7 +62,7 @@ def test_without_a_guard_commands_say_so_and_end_with_4(command: str, tmp_path: 
     assert (code, output) == (
         4,
         "ntpguard: not running: nothing is attached: try ntpguard up INTERFACE, or set interfaces in "
-        "the policy file and reload the service\n",
+        "the policy file and reload the service (systemctl status ntpguard tells if it waits for one)\n",
     )
 
 

@@ -74,6 +74,32 @@ def test_upstreams_that_are_much_of_the_internet_are_warned_of(prefix: str, warn
         assert warnings[0].startswith(f"p:1: upstreams: {prefix} is much of the internet")
 
 
+BLOCKED = """
+upstreams = ["198.51.100.9", "203.0.113.8", "2001:db8::/64"]
+[[class]]
+name = "world"
+prefixes = ["0.0.0.0/0"]
+action = "block"
+"""
+SERVED = '[[class]]\nname = "ours"\nprefixes = ["203.0.113.0/24"]\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "warned"),
+    [
+        ("", ["198.51.100.9/32", "203.0.113.8/32"]),
+        (SERVED, ["198.51.100.9/32"]),
+        ('mode = "observe"\n', []),
+    ],
+)
+def test_upstreams_whose_answers_a_class_drops_are_warned_of(more: str, warned: list[str]) -> None:
+    assert parse_policy(BLOCKED + more, "p").warnings == tuple(
+        f'p:2: upstreams: {one} is in class "world", which blocks: its answers are dropped too: '
+        "name it in a class that does not block"
+        for one in warned
+    )
+
+
 def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "banned.txt").write_bytes(b"\xef\xbb\xbf203.0.113.0/24\r\n")
     file = tmp_path / "p.toml"

@@ -1,4 +1,4 @@
-"""A stdout that takes no more, or that is not there: one line, exit code 1, no traceback."""
+"""A stdout that takes no more, or that is not there: at most a line, exit code 1, no traceback."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def test_a_full_stdout_is_said_in_one_line(call: str, unbuffered: str) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", UNBUFFERED)
-def test_a_reader_that_went_away_is_said_in_one_line(unbuffered: str) -> None:
+def test_a_reader_that_went_away_has_seen_enough(unbuffered: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     for call in CALLS:
@@ -53,10 +53,7 @@ def test_a_reader_that_went_away_is_said_in_one_line(unbuffered: str) -> None:
             timeout=60,
             env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )
-        assert (done.returncode, done.stderr) == (
-            1,
-            "ntpguard: stdout: Broken pipe: not all was shown\n",
-        )
+        assert (done.returncode, done.stderr) == (1, "")
     os.close(writer)
 
 
