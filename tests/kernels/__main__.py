@@ -1,110 +1,205 @@
 """Boots Debian kernels under software emulation; each has to do what guest.py asks.
 
-The machine is a kernel and an initramfs of the very files that guest.py needs on this host, which
-is asked first. Arguments: folders with unpacked kernel packages (tests/kernels/fetch). The program
-is ntpguard's, or NTPGUARD_OBJECT's; each machine's whole report lies in its folder.
+The machine has this host's files (init). There the whole of tests/bpf runs, and a chronyd of the lab;
+with --judging, only what judges packets. Each machine replaces its outcome in RESULT.json; what it said
+lies in its folder. Arguments: folders with unpacked kernel packages (fetch). The program is ntpguard's,
+or NTPGUARD_OBJECT's.
 """
 
-import io
+import argparse
+import json
 import lzma
 import re
-import stat
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ntpguard.kernel import maps
+from tests.run import ROOT
 
+RESULT = Path(__file__).with_name("RESULT.json")
 FLOOR = (5, 15)
-GUEST = "tests.kernels.guest"
-PYTHON = Path(sys.executable).resolve()
-LOADER = Path("/usr/lib64/ld-linux-x86-64.so.2")
-SECONDS = 900
+VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+MODULES = ("virtio_pci", "virtiofs", "overlay")  # without these there is no root
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+SECONDS = 6 * 3600
 STEPS = ("verify", "judge", "operate")
+HASTY = "tests/lab/test_lab.py::test_a_hasty_chronyd_honours_the_kod_and_slows"
+WHOLE = (
+    f"{HASTY}[198.51.100.1-198.51.100.2-native]",
+    f"{HASTY}[2001:db8::1-2001:db8::2-skb]",
+    "tests/lab/test_lab.py::test_an_ntpdig_gets_the_time_through_the_guard",
+    "tests/bpf",
+)
+JUDGING = (
+    "tests/bpf/test_limit.py",
+    "tests/bpf/test_packets.py",
+    "tests/bpf/test_verifier.py",
+    "tests/model/test_model.py",
+)
 
 
-def judged(report: str) -> bool:
-    """Prints a report's outcome, and all of it if that is not what the release promises: below
-    FLOOR, a message that names FLOOR.
+@dataclass
+class Outcome:
+    """Of one machine. `left_out`: how many tests, by reason."""
+
+    date: str
+    kernel: str
+    compiler: str
+    steps: dict[str, str]
+    instructions: int | None = None
+    refused: str | None = None
+    tests: list[str] = field(default_factory=list)
+    passed: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    lab_passed: int = 0
+    seconds: int = 0
+    right: bool = False
+
+    def row(self) -> str:
+        """A line of the summary."""
+        counts = (self.passed, len(self.failed), sum(self.left_out.values()), self.lab_passed)
+        figures = "".join(f"{one:>9}" for one in (*counts, self.seconds))
+        end = "ok" if self.right else "FAILED"
+        return f"{self.kernel:28} {self.compiler:16}{figures}  {self.refused or end}"
+
+
+HEADING = f"{'kernel':28} {'object':16}" + "".join(
+    f"{one:>9}" for one in ("passed", "failed", "left out", "lab", "seconds")
+)
+
+
+def outcome(
+    report: str, lines: str, compiler: str, tests: Sequence[str], seconds: float
+) -> Outcome:
+    """What a machine's console and second port said, judged: below FLOOR, right is a message that
+    names FLOOR.
     """
-    named = re.search(r"release: ((\d+)\.(\d+)\S*)", report)
+    named = re.search(r"^release: ((\d+)\.(\d+)\S*)", report, re.MULTILINE)
     release, major, minor = named.groups() if named else ("no release", "99", "0")
     steps = dict(re.findall(rf"^({'|'.join(STEPS)}): (ok|failed)$", report, re.MULTILINE))
-    insns = [*re.findall(r"^processed (\d+) insns", report, re.MULTILINE), "?"][0]
-    outcome = ", ".join(f"{step} {steps.get(step, 'missing')}" for step in STEPS)
-    print(f"{release}: {outcome}; {insns} instructions walked", flush=True)
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    one = Outcome(today, release, compiler, steps, tests=[*tests], seconds=round(seconds))
+    if walked := re.search(r"^processed (\d+) insns", report, re.MULTILINE):
+        one.instructions = int(walked[1])
+    left_out = Counter[str]()
+    for told in map(json.loads, lines.splitlines()):
+        if told["outcome"] == "failed":
+            one.failed[told["test"]] = told["why"]
+        elif told["outcome"] == "skipped":
+            left_out[told["why"]] += 1
+        elif told["test"].startswith("tests/lab"):
+            one.lab_passed += 1
+        else:
+            one.passed += 1
+    one.left_out = dict(left_out)
     if (int(major), int(minor)) >= FLOOR:
-        right = steps == dict.fromkeys(STEPS, "ok")
+        codes = dict(re.findall(r"^(tests|lab): exit code (-?\d+)$", report, re.MULTILINE))
+        ended = "tests" in codes and set(codes.values()) == {"0"}
+        one.right = steps == dict.fromkeys(STEPS, "ok") and ended
     else:
-        told = re.search(r"^ntpguard: .*\b{}\.{}\b.*".format(*FLOOR), report, re.MULTILINE)
-        right = told is not None and steps["operate"] == "failed"
-        print(told[0] if told else "")
-    if not right:
-        print(f"{release}: this is not what it should be:\n{report}", flush=True)
-    return right
+        message = re.search(r"^ntpguard: .*\b{}\.{}\b.*".format(*FLOOR), report, re.MULTILINE)
+        one.refused = message and message[0]
+        one.right = message is not None and steps.get("operate") == "failed"
+    return one
 
 
-def here() -> str:
-    """This host's report, and the names of the files that the guest needed."""
-    command = ["tests/private", sys.executable, "-m", GUEST]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def initramfs(folder: Path, made: Path) -> None:
+    """A busybox, the modules in the order of their loading, and init."""
+    [release] = (folder / "lib/modules").iterdir()
+    names = ["modprobe", "-d", folder, "-S", release.name, "--show-depends", "-a", *MODULES]
+    # what it does not find is built in
+    shown = subprocess.run(names, capture_output=True, text=True).stdout
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        for one in ("bin", "dev", "host", "layer", "modules", "new", "proc"):
+            (tree / one).mkdir()
+        shutil.copy("/bin/busybox", tree / "bin")
+        shutil.copy(Path(__file__).with_name("init"), tree)
+        for index, path in enumerate(dict.fromkeys(re.findall(r"^insmod (\S+)", shown, re.M))):
+            raw = Path(path).read_bytes()
+            raw = lzma.decompress(raw) if path.endswith(".xz") else raw
+            (tree / f"modules/{index:02}.ko").write_bytes(raw)
+        pack = "find . | cpio --create --format=newc --quiet"
+        with made.open("wb") as out:
+            subprocess.run(pack, shell=True, cwd=tree, stdout=out, check=True)
 
 
-def needed(report: str) -> set[Path]:
-    """Every file of the machine; of libraries, under the names that the loader looks for."""
-    found = {Path(line) for line in report.splitlines() if line.startswith("/")}
-    for library in [one for one in found if ".so" in one.name]:
-        stem = re.split(r"[-.]", library.name)[0]
-        found |= {one for one in library.parent.glob(f"{stem}*") if one.resolve() == library}
-    return found | {PYTHON, maps.object_path().resolve(), LOADER}
-
-
-def initramfs(files: Iterable[Path], module: bytes) -> bytes:
-    """A cpio archive, "newc" (linux/Documentation/driver-api/early-userspace/buffer-format.rst)."""
-    folders = {str(parent) for one in files for parent in one.parents} - {"/"}
-    entries = [(one, stat.S_IFDIR | 0o755, 0, b"") for one in sorted(folders | {"/proc", "/sys"})]
-    for one in ("lib", "lib64"):
-        entries.append((f"/{one}", stat.S_IFLNK | 0o777, 0, f"usr/{one}".encode()))
-    for file in files:  # with their times: Python compares them with its compiled modules'
-        entries.append(
-            (str(file), stat.S_IFREG | 0o755, int(file.stat().st_mtime), file.read_bytes())
-        )
-    entries += [("/veth.ko", stat.S_IFREG | 0o644, 0, module), ("/TRAILER!!!", 0, 0, b"")]
-    out = io.BytesIO()
-    for inode, (name, mode, mtime, data) in enumerate(entries, 1):
-        path = name[1:].encode() + b"\0"
-        fields = (inode, mode, 0, 0, 1, mtime, len(data), 0, 0, 0, 0, len(path), 0)
-        for part in (b"070701" + b"".join(b"%08x" % one for one in fields) + path, data):
-            out.write(part + bytes(-len(part) % 4))
-    return out.getvalue()
-
-
-def boot(folder: Path, files: Iterable[Path]) -> str:
-    """A machine's report."""
+def boot(folder: Path, tests: Sequence[str], minutes: float) -> Outcome:
+    """A machine, from its start to its end; after so many minutes it begins no test more."""
+    begin = time.monotonic()
     [kernel] = folder.rglob("vmlinuz*")
-    [module] = folder.rglob("veth.ko*")
-    raw = module.read_bytes()
-    archive = folder / "initramfs"
-    archive.write_bytes(initramfs(files, lzma.decompress(raw) if module.suffix == ".xz" else raw))
-    path = ":".join(one for one in sys.path if one)
+    program = maps.object_path()
+    files = {
+        name: folder.parent / f"{program.stem}.{name}" for name in ("initramfs", "report", "tests")
+    }
+    initramfs(folder, files["initramfs"])
+    socket = folder.parent / "virtiofsd"
+    socket.unlink(missing_ok=True)
+    environment = {
+        "ROOT": ROOT, "MODULES": (folder / "lib/modules").resolve(), "PATH": PATH, "HOME": "/root",
+        "NTPGUARD_OBJECT": program.resolve(), "MINUTES": minutes,
+    }  # fmt: skip
+    words = [sys.executable, "-m", "tests.kernels.guest", *tests]
     command = [
-        "qemu-system-x86_64", "-machine", "accel=tcg", "-cpu", "max", "-smp", "2", "-m", "2G",
-        "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
-        "-kernel", kernel, "-initrd", archive, "-append",
-        f"console=ttyS0 panic=-1 quiet PYTHONPATH={path} NTPGUARD_OBJECT={maps.object_path().resolve()} "
-        f"rdinit={PYTHON} -- -m {GUEST} alone",
+        "qemu-system-x86_64", "-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi",
+        "-cpu", "max", "-smp", "2", "-m", "4G",
+        "-object", "memory-backend-memfd,id=memory,size=4G,share=on",
+        "-chardev", f"socket,id=host,path={socket}",
+        "-device", "vhost-user-fs-pci,chardev=host,tag=host",
+        "-nodefaults", "-no-reboot", "-display", "none",
+        "-serial", f"file:{files['report']}", "-serial", f"file:{files['tests']}",
+        "-kernel", kernel, "-initrd", files["initramfs"], "-append",
+        "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable clocksource=tsc "
+        + " ".join(f"{name}={value}" for name, value in environment.items())
+        + f" -- {' '.join(words)}",
     ]  # fmt: skip
-    with open(folder / "report", "wb+") as report:
-        subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=report, timeout=SECONDS, check=True
-        )
-        report.seek(0)
-        return report.read().decode(errors="replace").replace("\r", "")
+    share = [VIRTIOFSD, f"--socket-path={socket}", "-o", "source=/,cache=always,sandbox=chroot"]
+    with subprocess.Popen(share, stderr=subprocess.DEVNULL) as daemon:
+        try:
+            while not socket.exists() and daemon.poll() is None:
+                time.sleep(0.1)
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(command, stdin=subprocess.DEVNULL, timeout=SECONDS, check=True)
+        finally:
+            daemon.kill()
+            socket.unlink(missing_ok=True)
+    report, lines = (
+        files[name].read_text(errors="replace").replace("\r", "") for name in ("report", "tests")
+    )
+    compiled = re.search(rb"clang version ([\d.]+)", program.read_bytes())
+    compiler = f"clang {compiled[1].decode()}" if compiled else program.name
+    one = outcome(report, lines, compiler, tests, time.monotonic() - begin)
+    if not one.right:
+        print(f"{one.kernel}: this is not what it should be:\n{report}")
+    print(HEADING, one.row(), sep="\n", flush=True)
+    return one
+
+
+def main() -> int:
+    """The exit code: 0 only if each machine did what it has to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--judging", action="store_true")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of the tests")
+    parser.add_argument("folders", type=Path, nargs="+")
+    asked = parser.parse_args()
+    tests = JUDGING if asked.judging else WHOLE
+    outcomes = [boot(folder, tests, asked.minutes) for folder in asked.folders]
+    machines = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    machines |= {f"{one.kernel}, {one.compiler}": asdict(one) for one in outcomes}
+    RESULT.write_text(json.dumps(machines, indent=1) + "\n")
+    print("", HEADING, *(one.row() for one in outcomes), sep="\n")
+    return int(not all(one.right for one in outcomes))
 
 
 if __name__ == "__main__":
-    host = here()
-    outcomes = [judged(host)]
-    outcomes += [judged(boot(Path(folder), needed(host))) for folder in sys.argv[1:]]
-    sys.exit(not all(outcomes))
+    sys.exit(main())

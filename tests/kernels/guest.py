@@ -1,10 +1,10 @@
-"""What is asked of each kernel: to verify the program, to judge requests, to guard an interface.
-
-Runs alone in a machine (argument "alone"), or in tests/private; then names every file it needed.
+"""What is asked of each kernel, in a machine of its own: to verify the program, to judge requests, to
+guard an interface; then to pass the tests named as arguments, those of the lab one at a time.
 """
 
 import ctypes
 import os
+import subprocess
 import sys
 import traceback
 
@@ -17,11 +17,19 @@ from ntpguard.policy.check import DEFAULT
 from ntpguard.policy.compile import compile_policy
 from ntpguard.program import constants, load
 from tests.bpf import guard, packets
-from tests.kernels import opened
+from tests.run import Part, command
 
 LOG_LINES = 60
 RB_POWER_OFF = 0x4321FEDC
-SYS_FINIT_MODULE = 313  # x86-64
+PYTEST = (
+    "-q",
+    "--color=no",
+    "--tb=short",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "tests.kernels.outcomes",
+)
 
 
 def verify() -> None:
@@ -46,46 +54,46 @@ def operate() -> None:
     """The operator's own commands, on an interface of a driver with native XDP."""
     with IPRoute() as ip:
         ip.link("add", ifname="guarded", kind="veth", peer={"ifname": "peer"})
-    for command in (["up", "guarded"], ["status", "--brief"], ["down"]):
-        code = main(command, standalone_mode=False)
+    for words in (["up", "guarded"], ["status", "--brief"], ["down"]):
+        code = main(words, standalone_mode=False)
         assert not code, f"exit code {code}"
 
 
-def check() -> None:
-    """Every step, whatever became of the one before."""
+def check() -> bool:
+    """Every step, whatever became of the one before; whether all were right."""
     print("release:", os.uname().release)
+    right = True
     for step in (verify, judge, operate):
         libbpf._messages.clear()
         try:
             step()
             print(f"{step.__name__}: ok")
         except (Exception, SystemExit):
+            right = False
             log = [line for line in libbpf._messages if not line.startswith("libbpf: ")]
             print(*log[-LOG_LINES:], sep="\n")
             traceback.print_exc(limit=-1)
             print(f"{step.__name__}: failed")
+    return right
 
 
-def files() -> set[str]:
-    """What this process has needed: modules, libraries, and what else it opened."""
-    modules = list(sys.modules.values())
-    found = {getattr(one, name, None) for one in modules for name in ("__file__", "__cached__")}
-    with open("/proc/self/maps", encoding="utf-8") as mapped:
-        found |= {line.split()[-1] for line in mapped}
-    real = {one for one in found | opened if isinstance(one, str) and os.path.isabs(one)}
-    return {one for one in real if os.path.isfile(one) and one.split("/")[1] not in ("proc", "sys")}
+def test(name: str, part: Part, *options: str) -> None:
+    """Runs a part of the tests; its outcomes go out by the second serial port."""
+    print(
+        f"{name}: exit code",
+        subprocess.run([*command(part), *PYTEST, *options]).returncode,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
     sys.stderr = sys.stdout
-    if sys.argv[1:] == ["alone"]:
-        libc = ctypes.CDLL(None)
-        for kind, where in ((b"proc", b"/proc"), (b"sysfs", b"/sys"), (b"bpf", b"/sys/fs/bpf")):
-            libc.mount(kind, where, kind, 0, None)
-        with open("/veth.ko", "rb") as module:
-            libc.syscall(SYS_FINIT_MODULE, module.fileno(), b"", 0)
-        check()
-        sys.stdout.flush()
-        libc.reboot(RB_POWER_OFF)
-    check()
-    print(*sorted(files()), sep="\n")
+    right = check()
+    sys.stdout.flush()
+    lab = tuple(path for path in sys.argv[1:] if path.startswith("tests/lab"))
+    if right and lab:
+        test("lab", Part(1, lab))
+    if right:
+        others = tuple(path for path in sys.argv[1:] if path not in lab)
+        test("tests", Part(os.cpu_count() or 1, others), "--dist=load")
+    ctypes.CDLL(None).reboot(RB_POWER_OFF)
