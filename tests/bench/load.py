@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ntpguard.kernel import libbpf
+from ntpguard.kernel import binding, libbpf
 from tests import testrun
 from tests.bpf.clang import compile_bpf
 from tests.bpf.packets import UDP, Frame, ntp, ones_sum
@@ -211,7 +211,7 @@ class Wire(Lab):
             timer.start()
             try:
                 self._send(program.program_fd("mix"), FOREVER)
-            except libbpf.BpfError as error:
+            except binding.BpfError as error:
                 if error.errno != errno.EINTR:
                     raise
             finally:

@@ -205,12 +205,12 @@ def test_a_policy_that_cannot_be_applied_says_why_and_changes_nothing(
     up(where)
 
     def no_memory(*arguments: object, **options: object) -> int:
-        raise libbpf.BpfError("map prefixes_ipv4: ENOMEM", 12)
+        raise binding.BpfError("map prefixes_ipv4: ENOMEM", 12)
 
     with maps.opened(bpffs.pins(where)) as descriptors:
         before = running.read_root(descriptors)
         monkeypatch.setattr(libbpf, "map_create", no_memory)
-        with pytest.raises(libbpf.BpfError, match="ENOMEM"):
+        with pytest.raises(binding.BpfError, match="ENOMEM"):
             running.write(descriptors, POLICY, new_document(POLICY, None))
         assert running.read_root(descriptors) == before
 
@@ -241,7 +241,7 @@ def test_a_rejected_program_shows_the_end_of_a_long_verifier_log(
     )
     with (
         libbpf.Object(own) as rejected,
-        pytest.raises(libbpf.BpfError, match="invalid access to packet"),
+        pytest.raises(binding.BpfError, match="invalid access to packet"),
     ):
         binding.library().libbpf_set_print(None)  # as bcc does, in the same process
         rejected.load()
@@ -328,7 +328,7 @@ def test_an_up_that_fails_leaves_policy_and_programs_as_they_were(
     def fail_once(link: int, program: int) -> None:
         swapped.append(link)
         if len(swapped) == 2:
-            raise libbpf.BpfError("swapping the XDP program: ENOMEM", 12)
+            raise binding.BpfError("swapping the XDP program: ENOMEM", 12)
         swap(link, program)
 
     def same() -> None:

@@ -14,7 +14,7 @@ from ntpguard import reading, running, temporary
 from ntpguard.abi import Xdp
 from ntpguard.document import effective_policy
 from ntpguard.exporter.collector import GuardCollector
-from ntpguard.kernel import libbpf
+from ntpguard.kernel import binding, libbpf
 from ntpguard.moments import Moment
 from ntpguard.policy.check import parse_policy
 from ntpguard.survey import Surveyor
@@ -248,7 +248,7 @@ def test_a_change_that_fails_leaves_the_temporary_one(
     told("mode", "observe", "--for", "1h")
 
     def no_memory(*arguments: object) -> None:
-        raise libbpf.BpfError("map policy: ENOMEM", 12)
+        raise binding.BpfError("map policy: ENOMEM", 12)
 
     with monkeypatch.context() as broken:
         broken.setattr(libbpf, "map_update", no_memory)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ntpguard import abi, lifecycle, reading, running, tries
+from ntpguard import abi, lifecycle, program, reading, running, tries
 from ntpguard.cli import main
 from ntpguard.document import effective_policy
 from ntpguard.errors import NtpguardError
@@ -133,7 +133,7 @@ def test_an_up_that_fails_puts_many_prefixes_back(
     def refused(*arguments: object) -> None:
         raise NtpguardError("refused")
 
-    monkeypatch.setattr(lifecycle, "_attach", refused)
+    monkeypatch.setattr(program, "attach", refused)
     with pytest.raises(NtpguardError, match="refused"):
         up(where, *NAMES, policy=POLICY)
     with reading.open_running(where) as guard:

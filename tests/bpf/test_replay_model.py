@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from random import Random
 
@@ -34,10 +35,17 @@ def limit_of(words: abi.Limit) -> model_policy.Limit:
     return model_policy.Limit(words.emission_interval >> TAT, words.burst_tolerance >> TAT)
 
 
+def fine_limit_of(words: abi.Limit) -> model_policy.Limit:
+    """Of a shared bound, the bits below a gcra unit count too."""
+    return model_policy.Limit(
+        Fraction(words.emission_interval, 1 << TAT), Fraction(words.burst_tolerance, 1 << TAT)
+    )
+
+
 def modelled(policy: Policy) -> model_policy.Policy:
     """A policy as the model is told it."""
     words = compile_policy(policy).policy
-    bounds = [model_policy.Bound(limit_of(one.limit), one.batch) for one in words.bounds]
+    bounds = [model_policy.Bound(fine_limit_of(one.limit), one.batch) for one in words.bounds]
     return model_policy.Policy(
         *bounds,
         leak_shard=limit_of(words.leak_shard),

@@ -89,8 +89,8 @@ def test_bcc_is_imported_when_needed_only() -> None:
                 at_all.add(str(path.relative_to(PACKAGE)))
                 if node in tree.body:
                     at_once.add(str(path.relative_to(PACKAGE)))
-    # kernel/libbpf.py: for the libbpf behind it, where there is no other
-    assert (at_once, at_all) == (set(), {"trace/drops.py", "kernel/libbpf.py"})
+    # kernel/binding.py: for the libbpf behind it, where there is no other
+    assert (at_once, at_all) == (set(), {"trace/drops.py", "kernel/binding.py"})
 
 
 def test_no_file_is_long() -> None:
