@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -155,6 +156,14 @@ def url(server: WSGIServer) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
 
 
+def address_of(listen: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, an IPv6 host in brackets or not. Raises UsageError."""
+    match = re.fullmatch(r"\[?([!-Z^-~]+)\]?:([0-9]{1,5})", listen)
+    if not match or int(match[2]) > 65535:
+        raise UsageError(f"--listen: must be HOST:PORT, like 127.0.0.1:9721 (got {listen!r})")
+    return match[1], int(match[2])
+
+
 def listening(listen: str, bpffs: Path) -> WSGIServer:
     """A server that has its port, and is to be told to serve. `listen` is HOST:PORT, an IPv6 host
     in brackets; a socket that systemd has opened for us (sd_listen_fds(3)) goes before it.
@@ -162,12 +171,9 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     Raises UsageError for an address that is none, NtpguardError if it cannot be bound, or systemd's
     socket is of no use.
     """
-    host, _, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise UsageError(f"--listen: must be HOST:PORT, like 127.0.0.1:9721 (got {listen!r})")
+    host, port = address_of(listen)
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        server = _Server((host, int(port)), _Handler, bind_and_activate=False)
+        server = _Server((host, port), _Handler, bind_and_activate=False)
         server.socket.close()
         server.socket = _activated()
         server.server_address = server.socket.getsockname()[:2]
@@ -175,7 +181,7 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     else:
         kind = _Server6 if ":" in host else _Server
         try:
-            server = kind((host, int(port)), _Handler)
+            server = kind((host, port), _Handler)
         except OSError as error:
             raise NtpguardError(f"{listen}: cannot listen: {error.strerror}: try another") from None
     server.page = Page(bpffs)

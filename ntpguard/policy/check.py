@@ -10,13 +10,14 @@ from typing import Any
 
 from ntpguard.abi import DOCUMENT_BYTES
 from ntpguard.errors import PolicyError, UsageError
-from ntpguard.policy.complaints import Checker, bytes_of, text_and_digest
+from ntpguard.policy.complaints import Checker, text_and_digest
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
 from ntpguard.policy.prefixes import FEW
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SETTINGS
 from ntpguard.policy.tables import check_burst, check_limit, read_classes, read_signatures
+from ntpguard.state import bytes_of
 
 __all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy", "read_text", "unchanged"]
 
