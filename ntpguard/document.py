@@ -110,7 +110,9 @@ def document_bytes(document: Document, before: Document) -> bytes:
     """
     notes: Document = dict(document.get("notes") or before.get("notes") or {})
     while True:
-        text = json.dumps({**document, "notes": notes}, ensure_ascii=False).encode()
+        data = {**document, "notes": notes}
+        # a file's name may be no UTF-8
+        text = json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(text) <= abi.DOCUMENT_BYTES:
             return bytes(abi.Document(len(text), text))
         if not notes:

@@ -291,9 +291,11 @@ class Damaged(NtpguardError):
 def load() -> Kept | None:
     """What is kept; None: nothing yet. Raises Damaged, NtpguardError if it cannot be read."""
     try:
-        data = json.loads(path().read_text(encoding="utf-8"))
+        data = json.loads(state.bytes_of(path()))
         if data["schema"] != SCHEMA:
             raise Damaged(f"{path()}: written by another version: move it away")
+        if not _are_times(data["written"]) or not _are_counts(data["total"], data["untold"]):
+            raise _damaged("a total or the time of writing is none")
         return Kept(
             data["written"],
             data["total"],
@@ -309,23 +311,40 @@ def load() -> Kept | None:
         ) from None
     except OSError as error:
         raise NtpguardError(f"{path()}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"{path()}: damaged ({error}): move it away") from None
+    except json.JSONDecodeError as error:
+        raise _damaged(f"no JSON at line {error.lineno}, column {error.colno}") from None
+    # what Python says of these is for programmers
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise _damaged("not what ntpguard writes") from None
+
+
+def _damaged(what: str) -> Damaged:
+    return Damaged(f"{path()}: damaged ({what}): move it away")
+
+
+def _are_counts(*values: Any) -> bool:
+    return all(isinstance(one, int) and 0 <= one < 1 << 63 for one in values)
+
+
+def _are_times(*values: Any) -> bool:
+    """Or rates."""
+    return all(isinstance(one, int | float) and 0 <= one < 1e11 for one in values)
 
 
 def _episode(data: Mapping[str, Any]) -> Episode:
-    """Raises ValueError, KeyError or TypeError for what is none."""
+    """Raises Damaged, or what Python raises, for what is none."""
     lists = {name: tuple(data[name]) for name in ("sampled", "ttls", "clients")}
     one = Episode(**{**data, **lists})
     ipaddress.ip_network(one.source)
     bytes.fromhex(one.header)
+    texts = (one.source, *one.clients)
     numbers = (one.requests, one.excess, one.unheeded, one.source_port, *one.sampled, *one.ttls)
     times = (one.start, one.last, one.end or 0.0, one.seconds)
     rates = (one.peak_per_second, one.last_per_second)
-    if not all(isinstance(each, int) for each in numbers) or len(one.sampled) != len(Verdict):
-        raise ValueError(f"{one.source}: a count is no whole number")
-    if not all(isinstance(each, int | float) and 0 <= each < 1e11 for each in (*times, *rates)):
-        raise ValueError(f"{one.source}: a time or rate is none")
-    if not all(isinstance(each, str) for each in one.clients):
-        raise ValueError(f"{one.source}: a client is no text")
+    if not all(isinstance(each, str) and each.isprintable() for each in texts):
+        raise _damaged(f"{one.source}: a client or the source is no text")
+    if not _are_counts(*numbers) or len(one.sampled) != len(Verdict):
+        raise _damaged(f"{one.source}: a count is none")
+    if not _are_times(*times, *rates):
+        raise _damaged(f"{one.source}: a time or rate is none")
     return one

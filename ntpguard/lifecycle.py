@@ -8,6 +8,7 @@ rubbish.
 """
 
 import ctypes
+import errno
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +19,10 @@ from pathlib import Path
 from ntpguard import abi, program, running, temporary, tries
 from ntpguard.errors import NotRunning, NtpguardError, UsageError
 from ntpguard.keeping import Keep, kept
+from ntpguard.kernel import binding, driver, interfaces, libbpf, maps
 from ntpguard.kernel import bpffs as pinned
-from ntpguard.kernel import driver, interfaces, libbpf, maps
 from ntpguard.moments import Moment
-from ntpguard.policy.compile import Compiled, TableShape, compile_policy
+from ntpguard.policy.compile import Compiled, TableShape, compile_policy, too_large
 from ntpguard.policy.model import Policy
 from ntpguard.temporary import MODE
 
@@ -81,7 +82,7 @@ def up(
         try:
             undo.callback(_remove_new, bpffs, set(before))
             if not _can_use_maps(at, compiled, running_now=bool(before)):
-                _make_maps(bpffs, compiled)
+                _make_maps(bpffs, policy, compiled)
             descriptors = held.enter_context(maps.opened(at))
             table = running.read_table(descriptors["table"])
             # whatever may be refused comes before the first change that a packet can see
@@ -235,13 +236,20 @@ def _warn_of_forwarding(warn: Callable[[str], None]) -> None:
         )
 
 
-def _make_maps(bpffs: Path, compiled: Compiled) -> None:
+def _make_maps(bpffs: Path, policy: Policy, compiled: Compiled) -> None:
     staging = pinned.staging(bpffs)
     shape = compiled.table
     with libbpf.Object(maps.object_path()) as made:
         made.set_max_entries("sources", shape.buckets)
         made.leave_out(maps.PROGRAM)
-        program.load(made)
+        try:
+            program.load(made)
+        except binding.BpfError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            _, newline, log = str(error).partition("\n")
+            words = too_large(policy, libbpf.possible_cpus())
+            raise NtpguardError(f"{words}{newline}{log}") from None
         table = abi.Table(
             abi=abi.ABI,
             buckets=shape.buckets,

@@ -1,10 +1,13 @@
-"""The state directory: what must outlast a reboot, each file replaced whole."""
+"""The state directory: what must outlast a reboot, each file replaced whole. How files are read."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 STATE = "/var/lib/ntpguard"
+MOST_BYTES = 64 << 20  # four million prefixes
 
 
 def directory() -> Path:
@@ -34,3 +37,17 @@ def replace(target: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
+
+
+def bytes_of(file: Path) -> bytes:
+    """What a file holds. Raises OSError, also for one that does not end, like /dev/zero."""
+    with file.open("rb") as one:
+        return rest_of(one)
+
+
+def rest_of(one: BinaryIO) -> bytes:
+    """What is left of an open file. Raises as bytes_of does."""
+    raw = one.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB")
+    return raw

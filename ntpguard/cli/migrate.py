@@ -7,6 +7,7 @@ import click
 from ntpguard.cli.output import Context
 from ntpguard.errors import NtpguardError
 from ntpguard.migrate import KINDS, migrated
+from ntpguard.state import bytes_of, rest_of
 
 
 @click.command(
@@ -32,7 +33,8 @@ def migrate(context: Context, files: tuple[Path, ...], kind: str | None) -> None
 
     Each setting has the line that it comes from, and each line that concerns clients and could not
     be carried over has a comment. The mode is observe. The daemon's own file is left as it is; its
-    limits may stay, or be taken out once ntpguard enforces. FILE may be - for standard input.
+    limits may stay, or be taken out once ntpguard enforces. FILE may be a pipe, or - for standard
+    input.
     """
     draft = migrated([(str(file), _text(file)) for file in files], kind)
     text = draft.toml()
@@ -54,8 +56,10 @@ def migrate(context: Context, files: tuple[Path, ...], kind: str | None) -> None
 
 def _text(file: Path) -> str:
     try:
-        if str(file) == "-":
-            return click.get_binary_stream("stdin").read().decode("utf-8", "replace")
-        return file.read_bytes().decode("utf-8", "replace")
+        stdin = str(file) == "-"
+        raw = rest_of(click.get_binary_stream("stdin")) if stdin else bytes_of(file)
     except OSError as error:
         raise NtpguardError(f"{file}: cannot be read: {error.strerror}") from None
+    if b"\0" in raw:
+        raise NtpguardError(f"{file}: not UTF-8 text: if it is UTF-16: iconv -f UTF-16 -t UTF-8")
+    return raw.decode("utf-8-sig", "replace")

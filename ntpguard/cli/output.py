@@ -1,6 +1,7 @@
 """What commands print: data on stdout as a table or JSON, messages on stderr."""
 
 import errno
+import io
 import json
 import os
 import sys
@@ -35,10 +36,13 @@ def wants_color(choice: str) -> bool:
 @contextmanager
 def watching_stdout() -> Iterator[None]:
     """Makes an error of stdout an NtpguardError: of one line if it is full, of none if whoever
-    reads it has seen enough, as head has.
+    reads it has seen enough, as head has. What it cannot show, like a file's name that is no UTF-8,
+    it escapes, as JSON does.
     """
     if sys.stdout is None:
         raise NtpguardError("stdout: closed: if nothing is to be shown, try >/dev/null")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except OSError as error:

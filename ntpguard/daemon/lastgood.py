@@ -19,7 +19,7 @@ def path() -> Path:
 def read() -> Policy | None:
     """The last good policy; None if there is none. Raises PolicyError for one that is damaged."""
     try:
-        text = path().read_text(encoding="utf-8", errors="replace")
+        text = state.bytes_of(path()).decode("utf-8", "replace")
     except OSError:
         return None
     return parse_policy(text, str(path()))
@@ -31,7 +31,7 @@ def save(policy: Policy, file: Path) -> None:
     Raises NtpguardError if it cannot be written; then the copy is as it was.
     """
     target = path()
-    text = f"# ntpguard's own copy of the last good policy of {file}\n{to_toml(policy)}"
+    text = f"# ntpguard's own copy of the last good policy of {str(file)!a}\n{to_toml(policy)}"
     try:
         state.replace(target, text)
     except OSError as error:

@@ -19,7 +19,7 @@ def notify(*assignments: str) -> bool:
         address = "\0" + address[1:]
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
         one.settimeout(WAIT_SECONDS)
-        one.sendto("\n".join(assignments).encode(), address)
+        one.sendto("\n".join(assignments).encode("utf-8", "backslashreplace"), address)
         return True
     return False
 
@@ -35,4 +35,4 @@ def watchdog_seconds() -> float | None:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = os.environ.get("WATCHDOG_USEC", "")
-    return int(microseconds) / 2e6 if microseconds.isdigit() and int(microseconds) else None
+    return int(microseconds) / 2e6 if microseconds.isdecimal() and int(microseconds) else None

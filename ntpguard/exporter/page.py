@@ -133,7 +133,7 @@ class Page:
             f"<h1>ntpguard</h1>\n{body}\n<p class=faint><a href=/metrics>metrics</a> &middot; "
             f"version {escape(__version__)} &middot; {time.strftime('%H:%M:%S', time.gmtime())} UTC"
             "</p>\n</body></html>\n"
-        ).encode()
+        ).encode("utf-8", "backslashreplace")
 
     def _status(self, guard: Running) -> Iterable[str]:
         problems = health.standing(guard, self._bpffs)

@@ -21,21 +21,23 @@ def lines_of(name: str, text: str) -> list[Line]:
     return found
 
 
-def kind_of(lines: Iterable[Line]) -> str:
-    """Whose configuration it is. Raises UsageError if no directive tells."""
+def kind_of(files: Iterable[str], lines: Iterable[Line]) -> str:
+    """Whose configuration the files are. Raises UsageError if no directive tells."""
     for line in lines:
         for kind, one in KINDS.items():
             if line.directive in one.TELLING:
                 return kind
     raise UsageError(
-        "no directive tells whose configuration this is: say --from chrony, ntpd or ntpsec"
+        f"{', '.join(files)}: no directive tells whose configuration this is: say --from chrony, "
+        "ntpd or ntpsec"
     )
 
 
 def migrated(files: Iterable[tuple[str, str]], kind: str | None = None) -> Draft:
     """What the files, each a name and its text, come to. Raises UsageError."""
+    files = list(files)
     lines = [line for name, text in files for line in lines_of(name, text)]
-    told = kind or kind_of(lines)
+    told = kind or kind_of([name for name, _ in files], lines)
     draft = Draft(told)
     KINDS[told].read(lines, draft)
     if kind is None and draft.daemon == "ntpd":

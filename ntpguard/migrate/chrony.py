@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
@@ -34,6 +35,7 @@ class _Access:
 
     def __init__(self) -> None:
         self.rules: dict[Network, tuple[bool, Line]] = {}
+        self._sorted: list[tuple[int, int, int, Network]] = []  # what a prefix covers is a slice
 
     def add(self, line: Line, draft: Draft) -> None:
         """Reads `allow [all] [subnet]`."""
@@ -46,22 +48,30 @@ class _Access:
             draft.note(line, "a name is not resolved: write its address, or leave it to chronyd.")
             return
         for prefix in prefixes:
-            level = _level(prefix)
-            self.rules = {
-                one: rule
-                for one, rule in self.rules.items()
-                if not _within(one, prefix) or not (whole or _level(one) == level)
-            }
+            self._forget(prefix, whole)
             self.rules[prefix] = (line.directive == "allow", line)
+            insort(self._sorted, _order(prefix))
+
+    def _forget(self, prefix: Network, whole: bool) -> None:
+        first = bisect_left(self._sorted, _order(prefix))
+        end = (prefix.version, int(prefix.broadcast_address) + 1)
+        last = bisect_left(self._sorted, end)
+        kept = []
+        for place in self._sorted[first:last]:
+            if whole or _level(place[-1]) == _level(prefix):
+                del self.rules[place[-1]]
+            else:
+                kept.append(place)
+        self._sorted[first:last] = kept
 
     def carry(self, draft: Draft) -> None:
         """Blocks what is denied, and limits what is allowed within that."""
+        lengths = {prefix.prefixlen for prefix in self.rules}
         for prefix, (allowed, line) in sorted(self.rules.items(), key=lambda one: one[0].prefixlen):
-            above = [
-                rule
-                for one, (rule, _) in self.rules.items()
-                if one != prefix and _within(prefix, one)
-            ]
+            covering = (
+                prefix.supernet(new_prefix=one) for one in lengths if one < prefix.prefixlen
+            )
+            above = [self.rules[one][0] for one in covering if one in self.rules]
             if not allowed and prefix.prefixlen:
                 draft.classify(prefix, line, "block")
             elif allowed and False in above:
@@ -93,8 +103,8 @@ def _level(prefix: Network) -> int:
     return math.ceil(prefix.prefixlen / 4)
 
 
-def _within(one: Network, other: Network) -> bool:
-    return one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
+def _order(prefix: Network) -> tuple[int, int, int, Network]:
+    return prefix.version, int(prefix.network_address), prefix.prefixlen, prefix
 
 
 def _ratelimit(line: Line, draft: Draft) -> None:

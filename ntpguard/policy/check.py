@@ -10,7 +10,7 @@ from typing import Any
 
 from ntpguard.abi import DOCUMENT_BYTES
 from ntpguard.errors import PolicyError, UsageError
-from ntpguard.policy.complaints import Checker, bytes_of, text_and_digest
+from ntpguard.policy.complaints import Checker, text_and_digest
 from ntpguard.policy.kinds import Network
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.model import DEFAULT_CLASS, ClassPolicy, Policy
@@ -18,6 +18,7 @@ from ntpguard.policy.prefixes import FEW, WIDEST
 from ntpguard.policy.render import to_toml
 from ntpguard.policy.settings import SETTINGS
 from ntpguard.policy.tables import check_burst, check_limit, read_classes, read_signatures
+from ntpguard.state import bytes_of
 
 __all__ = ["DEFAULT", "check_limit", "parse_policy", "read_policy", "read_text", "unchanged"]
 
@@ -60,10 +61,6 @@ def unchanged(files: dict[str, str]) -> bool:
 def _read(path: Path) -> tuple[str, str]:
     if path == Path():
         raise UsageError("no policy file named (got ''): name one, like ntpguard.toml")
-    try:
-        str(path.absolute()).encode()
-    except UnicodeEncodeError:
-        raise PolicyError([f"{str(path.absolute())!r}: not a UTF-8 name: rename it"]) from None
     try:
         return text_and_digest(path)
     except OSError as error:

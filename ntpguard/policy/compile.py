@@ -205,3 +205,12 @@ def memory_bytes(policy: Policy, cpus: int) -> dict[str, int]:
         "prefixes": abi.COPIES * len(prefixes) * 2 * 64,
         "shared": abi.size(abi.Shared) + abi.LEAK_SHARDS * 8 + 1024 * 64,
     }
+
+
+def too_large(policy: Policy, cpus: int) -> str:
+    """What to tell when the kernel has no room for that."""
+    needed = sum(memory_bytes(policy, cpus).values())
+    return (
+        f"sources.capacity {policy.capacity}: its maps need {needed / 2**20:.0f} MiB of kernel "
+        "memory: there is less, or less is allowed: try a smaller capacity, or a larger MemoryMax="
+    )

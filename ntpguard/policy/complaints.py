@@ -11,8 +11,7 @@ from ntpguard.policy.kinds import BadItems
 from ntpguard.policy.lines import Path as Key
 from ntpguard.policy.lines import lines_of
 from ntpguard.policy.settings import REQUIRED, SETTINGS, Setting
-
-MOST_BYTES = 64 << 20  # four million prefixes
+from ntpguard.state import bytes_of
 
 Place = Key | str
 """A key of the policy file, or a line of another: "banned.txt:7"."""
@@ -27,18 +26,9 @@ def got(value: Any) -> str:
     """The value that is wrong, at the end of a complaint."""
     try:
         text = repr(value)
-    except ValueError:  # hexadecimal digits that Python reads, but does not write as a number
-        text = "a number of too many digits"
+    except ValueError:  # Python reads such a number in hexadecimal, but does not write it
+        return "(got a number of too many digits)"
     return f"(got {text if len(text) <= 40 else text[:37] + '...'})"
-
-
-def bytes_of(file: Path) -> bytes:
-    """What a file holds. Raises OSError, also for one that does not end, like /dev/zero."""
-    with file.open("rb") as one:
-        raw = one.read(MOST_BYTES + 1)
-    if len(raw) > MOST_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB")
-    return raw
 
 
 def text_and_digest(file: Path) -> tuple[str, str]:

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from ntpguard.exporter.collector import GuardCollector
-from ntpguard.exporter.server import IDLE_SECONDS, MOST_CONNECTIONS
+from ntpguard.exporter.page import Page
+from ntpguard.exporter.server import IDLE_SECONDS, MOST_CONNECTIONS, application
 from ntpguard.kernel import driver
 from ntpguard.policy.check import parse_policy
 from tests import NTPGUARD
@@ -260,7 +263,10 @@ def test_export_needs_no_capability(where: Path) -> None:
         (b"POST /metrics HTTP/1.0", b"405"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
         (b"GET " + b"a" * 70_000 + b" HTTP/1.0", b"414"),
+        (b"GET " + b"a" * 17_000 + b" HTTP/1.0", b"414"),
         (b"GET / HTTP/9.9", b"505"),
+        (b"GET / HTTP/1.0\r\na: " + b"b" * 17_000, b"431"),
+        (b"GET / HTTP/1.0\r\n" + (b"a: " + b"b" * 500 + b"\r\n") * 40, b"431"),
         (b"GET / HTTP/1.0\r\n" + b"a: b\r\n" * 200, b"431"),
     ],
 )
@@ -287,6 +293,32 @@ def test_a_thousand_slow_clients_keep_nobody_waiting() -> None:
         assert time.monotonic() - begin < IDLE_SECONDS
         threads = len(os.listdir(f"/proc/{process.pid}/task"))
         assert threads <= MOST_CONNECTIONS + 8
+
+
+def test_who_asks_while_the_maps_are_read_shares_the_next_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = []
+
+    def slow(_: GuardCollector) -> Iterator[Metric]:
+        begun.append(time.monotonic())
+        time.sleep(0.5)
+        yield from ()
+
+    monkeypatch.setattr(GuardCollector, "collect", slow)
+    answer = application(Path("/nowhere"), Page(Path("/nowhere")))
+
+    def scrape(_: int) -> object:
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics"}
+        return answer(environ, lambda *_: None)
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(scrape, range(20)))
+    assert len(begun) <= 3  # of twenty: some may have been started late
+    scrape(0)
+    asked = time.monotonic()
+    scrape(0)
+    assert begun[-1] >= asked
 
 
 def test_a_socket_that_systemd_opened_is_used(where: Path) -> None:

@@ -55,9 +55,10 @@ class Refusal:
 
 
 NEW = ("up",)
+NEEDED = r"sources.capacity 4096: its maps need 6 MiB .*: try a smaller .* MemoryMax=\n(?s:.*)"
 REFUSALS = {
-    "sources": Refusal('MAP_CREATE.*"sources"', "ENOMEM", "'sources': .*allocate", 2, NEW),
-    "document": Refusal('MAP_CREATE.*"document"', "ENOMEM", "'document': .*allocate", 2, NEW),
+    "sources": Refusal('MAP_CREATE.*"sources"', "ENOMEM", f"{NEEDED}'sources': .*allocate", 2, NEW),
+    "document": Refusal('MAP_CREATE.*"document"', "ENOMEM", f"{NEEDED}'document':", 2, NEW),
     "program": Refusal(
         'PROG_LOAD.*"ntpguard"', "ENOMEM", "loading the BPF program: ENOMEM: not", 2
     ),

@@ -16,6 +16,7 @@ from ntpguard.cli.arguments import Duration, Prefix, parse_source
 from ntpguard.daemon import lastgood
 from ntpguard.episodes import Episode, Kept
 from ntpguard.errors import NtpguardError
+from ntpguard.exporter.server import address_of
 from ntpguard.migrate import migrated
 from ntpguard.policy.check import parse_policy, read_policy
 from ntpguard.replay.capture import packets
@@ -26,7 +27,10 @@ from tests.docs.reference import EXAMPLE
 
 RECORDS = [(10**9 * n, bytes(one), None) for n, one in enumerate((IPV4, IPV6, IPV4))]
 KEPT = Kept(open=(Episode("203.0.113.7", 1.8e9, 1.8e9 + 60, requests=90, excess=60),))
-LONG = (b"9" * 5000, b"[" * 2000)  # more than Python reads as a number, and nests
+# more than Python reads as a number, nests, and writes as a number
+LONG = (b"9" * 5000, b"[" * 2000, b"0x" + b"f" * 5000)
+# in what words Python tells programmers of it
+PYTHONS = ("Traceback", "sys.", "codec can't", " object ", "recursion", "invalid literal")
 CHRONY = b"allow 203.0.113.0/24\nratelimit interval 1 burst 16 leak 2\nport 123\n"
 NTP = (
     b"restrict default kod limited nomodify\ndiscard average 3 minimum 1\nrestrict source noquery\n"
@@ -112,6 +116,7 @@ READERS: dict[str, tuple[Callable[[Path, bytes], object], bytes]] = {
     "prefix": (lambda _, data: Prefix().convert(_text(data), None, None), b"2001:db8::/32"),
     "source": (lambda _, data: parse_source(_text(data)), b"203.0.113.7/32"),
     "rate": (lambda _, data: _rate(data), b"60/minute"),
+    "listen": (lambda _, data: address_of(_text(data)), b"[2001:db8::1]:9721"),
 }
 
 
@@ -122,9 +127,9 @@ def attempt(name: str, folder: Path, data: bytes) -> None:
         READERS[name][0](folder, data)
     except NtpguardError as error:
         text = str(error)
-        named = (str(folder), "some.", "policy:", _text(data), "time: must be")
+        named = (str(folder), "some.", "policy:", _text(data), "time: must be", "--listen: must")
         assert any(one in text for one in named), text
-        assert "Traceback" not in text, text
+        assert not any(one in text for one in PYTHONS), text
 
 
 def search(folder: Path, keep: Path, seed: int, until: float) -> tuple[int, list[str]]:

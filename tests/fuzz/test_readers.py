@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ntpguard.cli.arguments import Duration
 from ntpguard.errors import PolicyError, UsageError
+from ntpguard.exporter.server import address_of
 from ntpguard.policy.check import parse_policy
 from tests.fuzz.readers import READERS, attempt, mutated, search
 
@@ -27,11 +28,27 @@ def test_a_file_is_read_or_refused_in_words(
 
 def test_a_number_longer_than_python_reads_is_refused_in_words(tmp_path: Path) -> None:
     long = "9" * 5000
-    for line in (f"mode = {long}", f'limit.rate = "{long}/day"', f'kod.interval = "{long}s"'):
+    for line in (
+        f"mode = {long}",
+        f"sources.capacity = 0x{'f' * 5000}",
+        f"upstreams = [0b{'1' * 20000}]",
+        f'limit.rate = "{long}/day"',
+        f'kod.interval = "{long}s"',
+    ):
         with pytest.raises(PolicyError, match=r"^policy:1: .*(too many digits|must be)"):
             parse_policy(line)
     with pytest.raises(UsageError, match="must be a time like 90s"):
         Duration().convert(f"{long}s", None, None)
+
+
+@pytest.mark.parametrize("host", ["", "[]", "\udcff", "é.example", "a b", "127.0.0.1\n"])
+@pytest.mark.parametrize("port", ["", "-1", "65536", "9" * 5000, "²", "٣", "9721\n", "0x10"])
+def test_an_address_to_listen_on_that_is_none_is_refused_in_words(host: str, port: str) -> None:
+    for listen in (f"127.0.0.1:{port}", f"{host}:9721", host, port):
+        with pytest.raises(UsageError, match=r"^--listen: must be HOST:PORT, like .* \(got '"):
+            address_of(listen)
+    assert address_of("[::1]:0") == ("::1", 0)
+    assert address_of("localhost:65535") == ("localhost", 65535)
 
 
 def test_what_breaks_a_reader_is_kept_and_told(

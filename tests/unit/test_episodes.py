@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntpguard import episodes
+from ntpguard.daemon import lastgood
 from ntpguard.episodes import (
     AT_ONCE,
     MOST_ENDED,
@@ -22,6 +23,7 @@ from ntpguard.episodes import (
     Sight,
 )
 from ntpguard.errors import NtpguardError
+from tests.fuzz.readers import PYTHONS
 
 NOW = 1_800_000_000.0
 LOOK = 10.0
@@ -207,9 +209,20 @@ def test_what_is_kept_is_read_again_and_small(
                 {"header": "x"},
                 {"requests": 1.5},
                 {"clients": (1,)},
+                {"clients": ("\ud800",)},
+                {"source": 5},
+                {"requests": 10**4000},
+                {"excess": -1},
                 {"peak_per_second": -1.0},
             )
         ),
+        f'{{"schema": {"9" * 5000}}}',
+        "[" * 100_000,
+        json.dumps({"schema": 1, **asdict(Kept(total=10**30))}),
+        '{"schema": 1, "written": "x", "total": 0, "untold": 0, "open": [], "ended": []}',
+        json.dumps({"schema": 1, **asdict(Kept(open=(WHOLE,)))}).replace("ttls", "unknown"),
+        "\ufeff{",
+        "\0" * 100,
     ],
 )
 def test_a_damaged_file_is_an_error_that_names_it(
@@ -217,8 +230,20 @@ def test_a_damaged_file_is_an_error_that_names_it(
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
     episodes.path().write_text(text)
-    with pytest.raises(NtpguardError, match=r"episodes\.json: .*move it away"):
+    with pytest.raises(NtpguardError, match=r"episodes\.json: .*move it away") as told:
         episodes.load()
+    assert not any(one in str(told.value) for one in PYTHONS)
+
+
+def test_a_file_that_does_not_end_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    for path in (episodes.path(), lastgood.path()):
+        path.symlink_to("/dev/zero")
+    with pytest.raises(NtpguardError, match="larger than 64 MiB"):
+        episodes.load()
+    assert lastgood.read() is None
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(

@@ -1,6 +1,7 @@
 """Other daemons' configuration as a policy: what is carried over, what is noted, nothing that breaks."""
 
 import json
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ntpguard.migrate import KINDS, chrony, migrated, ntp
 from ntpguard.migrate.draft import Draft
 from ntpguard.policy.check import parse_policy
 from ntpguard.policy.model import Policy
+from tests import NTPGUARD
 
 PEERS = Path(__file__).parents[2] / "build/peers"
 DEBIANS = [
@@ -295,3 +297,30 @@ def test_the_command_reads_several_files_and_names_what_it_cannot_read(tmp_path:
         assert done.exit_code == code and says in done.output
     done = CliRunner().invoke(main, ["migrate", "-"], input="ratelimit\n")
     assert done.exit_code == 0 and "# -:1: ratelimit\n[limit]" in done.output
+
+
+def test_a_pipe_is_read_and_what_is_no_text_is_named(tmp_path: Path) -> None:
+    lines = "allow 203.0.113.0/24\r\nratelimit interval 1\r\n"
+    done = subprocess.run(
+        ["bash", "-c", f"{NTPGUARD} migrate <(printf '{lines}')"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and ":2: ratelimit interval 1\n[limit]" in done.stdout
+    file = tmp_path / "chrony.conf"
+    file.write_bytes(lines.encode("utf-8-sig"))
+    assert "203.0.113.0/24" in CliRunner().invoke(main, ["migrate", str(file)]).output
+    file.write_bytes(lines.encode("utf-16"))
+    for path, code, says in (
+        (file, 1, "not UTF-8 text: if it is UTF-16: iconv -f UTF-16 -t UTF-8"),
+        (Path("/dev/zero"), 1, "cannot be read: larger than 64 MiB"),
+        (Path("/dev/null"), 2, "no directive tells whose configuration this is: say --from"),
+    ):
+        done = CliRunner().invoke(main, ["migrate", str(path)])
+        assert done.exit_code == code and done.output.startswith(f"ntpguard: {path}: {says}")
+
+
+@pytest.mark.timeout(60)  # a second or two
+def test_ten_thousand_denied_hosts_are_carried_over() -> None:
+    hosts = [f"198.18.{n >> 8}.{n & 255}" for n in range(10_000)]
+    text = "allow\ndeny 198.18.0.0/16\n" + "".join(f"deny {one}\n" for one in hosts)
+    assert len(classes(text)) == 10_001
+    assert len(classes(text + "allow 198.18.0.0/17\nallow all 198.18.0.0/16\n")) == 0

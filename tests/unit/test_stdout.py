@@ -66,3 +66,17 @@ def test_a_closed_stdout_is_refused_before_anything_is_done(tmp_path: Path) -> N
 def test_a_file_that_cannot_be_written_is_not_taken_for_stdout() -> None:
     code, errors = ended("", "policy check /proc/self/mem/x", "")
     assert code != 0 and "stdout" not in errors
+
+
+def test_a_name_that_is_no_text_is_escaped(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(bytes(tmp_path) + b"/\xff.conf"))
+    file.write_text("ratelimit\n")
+    for options in ([], ["-o", "json"]):
+        done = subprocess.run(
+            [NTPGUARD, *options, "migrate", file],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "\\udcff.conf" in done.stdout or "?.conf" in done.stdout
