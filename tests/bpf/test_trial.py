@@ -220,7 +220,7 @@ def population(kinds: dict[bytes, str], each: int) -> list[Outcome]:
             pause = chance.uniform(1.5, 2.5) * (LONGER[kind] if told else 1)
             heapq.heapreplace(due, (at + pause, number, told))
         now = one.inputs.clock_ns
-        found = {slot[0]: trials.seen(slot, one.policy[0], now) for slot in one.slots()}
+        found = {slot[0]: trials.seen(slot, one.policy[0].classes, now) for slot in one.slots()}
         items = libbpf.map_items(one.object.map_fd("trials"), 8, abi.size(abi.Trial), 16384)
         return trials.outcomes(items, found.get, now, INTERVAL)
 
