@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ntpguard.cli import main
 from ntpguard.errors import NtpguardError
@@ -62,7 +63,15 @@ class Runner:
         ]
         inject = f"inject={names}:signal={number.value}:when={INJECTED_AT}"
         self._process = subprocess.Popen(
-            [*strace, "-e", inject, sys.executable, "-m", "tests.bpf.interrupted"],
+            [
+                *strace,
+                "-e",
+                inject,
+                sys.executable,
+                "-m",
+                "tests.bpf.interrupted",
+                f"{number.value}",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,12 +99,23 @@ def runner(number: signal.Signals) -> Iterator[Runner]:
         one.close()
 
 
-def _child(call: str, when: int, arguments: list[str], hits: int, errors: int) -> None:
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        os.write(hits, b"x")
-        signal.default_int_handler(number, frame)
+def _child(
+    call: str, when: int, arguments: list[str], interruption: int, hits: int, errors: int
+) -> None:
+    put = signal.signal
 
-    signal.signal(signal.SIGINT, interrupted)
+    def noting(number: int, handler: Any) -> Any:
+        """signal.signal, of a handler that tells us when it is the interruption."""
+
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            os.write(hits, b"x")
+            handler(number, frame)
+
+        noted = callable(handler) and number == interruption
+        return put(number, interrupted if noted else handler)
+
+    signal.signal = noting
+    noting(signal.SIGINT, signal.default_int_handler)
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for _ in range(INJECTED_AT - when):
@@ -120,7 +140,7 @@ def _serve() -> None:
         with tempfile.TemporaryFile() as errors:
             child = os.fork()
             if not child:
-                _child(call, when, arguments, writing, errors.fileno())
+                _child(call, when, arguments, int(sys.argv[1]), writing, errors.fileno())
             os.close(writing)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             hit = status == -signal.SIGKILL or os.read(reading, 1) != b""
