@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from ntpguard.cli import main
 from ntpguard.errors import NtpguardError
@@ -55,8 +56,9 @@ class Runner:
         # not --seccomp-bpf: strace 6.1 injects nothing then
         strace = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", f"trace={names}"]
         inject = f"inject={names}:signal={number.value}:when={most}"
+        server = [sys.executable, "-m", "tests.bpf.interrupted"]
         self._process = subprocess.Popen(
-            [*strace, "-e", inject, sys.executable, "-m", "tests.bpf.interrupted", str(most)],
+            [*strace, "-e", inject, *server, str(number.value), str(most)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -84,14 +86,24 @@ def runner(number: signal.Signals, most: int = MOST_CALLS) -> Iterator[Runner]:
         one.close()
 
 
-def _child(call: str, before: int, arguments: list[str], hits: int, errors: int) -> None:
+def _child(
+    call: str, before: int, arguments: list[str], interruption: int, hits: int, errors: int
+) -> None:
     """The command, after so many calls that do nothing."""
+    put = signal.signal
 
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        os.write(hits, b"x")
-        signal.default_int_handler(number, frame)
+    def noting(number: int, handler: Any) -> Any:
+        """signal.signal, of a handler that tells us when it is the interruption."""
 
-    signal.signal(signal.SIGINT, interrupted)
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            os.write(hits, b"x")
+            handler(number, frame)
+
+        noted = callable(handler) and number == interruption
+        return put(number, interrupted if noted else handler)
+
+    signal.signal = noting
+    noting(signal.SIGINT, signal.default_int_handler)
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for _ in range(before):
@@ -108,7 +120,7 @@ def _child(call: str, before: int, arguments: list[str], hits: int, errors: int)
     os._exit(status)
 
 
-def _serve(most: int) -> None:
+def _serve(interruption: int, most: int) -> None:
     libbpf.possible_cpus()  # loads the library
     for line in sys.stdin:
         call, when, arguments = json.loads(line)
@@ -116,7 +128,7 @@ def _serve(most: int) -> None:
         with tempfile.TemporaryFile() as errors:
             child = os.fork()
             if not child:
-                _child(call, most - when, arguments, writing, errors.fileno())
+                _child(call, most - when, arguments, interruption, writing, errors.fileno())
             os.close(writing)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             hit = status == -signal.SIGKILL or os.read(reading, 1) != b""
@@ -126,4 +138,4 @@ def _serve(most: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]))

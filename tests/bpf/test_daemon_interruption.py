@@ -13,7 +13,7 @@ import pytest
 
 from ntpguard.kernel import bpffs
 from tests.bpf.daemon import POLICY
-from tests.bpf.interrupted import CALLS, runner
+from tests.bpf.interrupted import CALLS, Ended, runner
 from tests.bpf.test_health import status
 from tests.bpf.test_interruption import STRIDE, forget
 from tests.bpf.test_lifecycle import NAMES, guarded, left, pytestmark, running_policy, up, where
@@ -29,10 +29,13 @@ RELOADED = POLICY.replace(f'"{NAMES[0]}"', f'"{NAMES[0]}", "{NAMES[1]}"') + (
 
 
 class Manager:
-    """In systemd's place: when the daemon is ready it is told to reload, and then to stop."""
+    """In systemd's place: each time that the daemon is ready it is sent the next of `tells`, as a
+    rule to reload, and then to stop.
+    """
 
     def __init__(self, at: Path, file: Path) -> None:
         self.ready = 0
+        self.tells = [signal.SIGHUP, signal.SIGTERM]
         self._file = file
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -45,9 +48,10 @@ class Manager:
                 space = socket.CMSG_SPACE(CREDENTIALS.size)
                 message, ((_, _, sender),), _, _ = self.socket.recvmsg(4096, space)
                 if b"READY=1" in message.split():
+                    number = self.tells[self.ready]
                     self.ready += 1
-                    self._file.write_text(RELOADED)
-                    number = signal.SIGHUP if self.ready == 1 else signal.SIGTERM
+                    if number == signal.SIGHUP:
+                        self._file.write_text(RELOADED)
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(CREDENTIALS.unpack(sender)[0], number)
 
@@ -102,3 +106,67 @@ def test_what_is_killed_at_any_call_leaves_enforcement_and_is_taken_over(
             forget(where)
     print(before, tried, "in reload:", reloading)
     assert tried["bpf"] > 5 and tried["fsync"] == 4 and reloading > 5
+
+
+DETACHING = f'on_exit = "detach"\n{RELOADED}'
+LAST = 3  # calls of each kind, of a daemon that is told to stop
+END = ("bpf", "flock", "unlink", "unlinkat", "rmdir")  # what a daemon that detaches changes with
+
+
+@pytest.mark.timeout(3000 if STRIDE == 1 else 600)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_what_is_interrupted_while_it_detaches_is_put_right_by_the_next_run_or_down(
+    where: Path, tmp_path: Path, manager: Manager, number: signal.Signals
+) -> None:
+    file = tmp_path / "ntpguard.toml"
+    file.write_text(DETACHING)
+    arguments = ("run", "--policy", str(file), "--listen", "none")
+    manager.tells = [signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM]
+    tried = dict.fromkeys(END, 0)
+    partly = set()
+
+    with runner(number, MOST_CALLS) as one:
+
+        def run(call: str, when: int) -> Ended:
+            manager.ready = 0
+            return one.run(call, when, *arguments)
+
+        for call in END if number == signal.SIGKILL or STRIDE == 1 else ("bpf", "unlinkat"):
+            # the first call that it does not make; then back to the first after it was ready
+            when = most = 1
+            while run(call, most).hit:
+                when, most = most + 1, 2 * most
+                forget(where)
+            while when < most:
+                middle = (when + most) // 2
+                if run(call, middle).hit:
+                    when = middle + 1
+                else:
+                    most = middle
+                forget(where)
+            stride = 3 if call == "unlinkat" and STRIDE != 1 else 1
+            while when > stride:
+                when -= stride
+                ended = run(call, when)
+                what = f"{call} {when}: {ended}, ready {manager.ready}"
+                assert "Traceback" not in ended.stderr, what
+                if not ended.hit:  # by the clock, it makes some calls more or less
+                    assert (ended.status, guarded(), left(where)) == (0, [], []), what
+                    continue
+                # one that is told to stop while it starts becomes ready first
+                if not manager.ready or (number != signal.SIGKILL and tried[call] == LAST):
+                    forget(where)
+                    break
+                tried[call] += 1
+                partly.add(len(guarded()))
+                if number != signal.SIGKILL:
+                    assert (ended.status, guarded(), left(where)) == (0, [], []), what
+                elif tried[call] % 2:
+                    again = run(call, MOST_CALLS)
+                    assert (again.hit, again.status) == (False, 0), (what, again)
+                forget(where)
+                assert (guarded(), left(where)) == ([], []), what
+    print(number.name, tried, partly)
+    assert tried["bpf"] > 2 and tried["unlinkat"] > 2
+    if number == signal.SIGKILL:
+        assert partly == {0, 1, 2} and tried["unlink"] == 2 and tried["flock"] == 1
