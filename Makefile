@@ -123,9 +123,10 @@ test-deploy: setup deb build
 	$(PYTHON) -m pip download --quiet --dest build/deploy/wheels dist/ntpguard-*.whl hatchling
 	tests/private $(PYTHON) -m pytest tests/deploy
 
-# what real clients do on a KoD, on silence, and afterwards; writes docs/explanation/clients.md
+# what real clients do on a KoD, on silence, and afterwards, in half an hour; writes docs/explanation/clients.md
 clients: setup
-	tests/setup-packages rdate libnet-ntp-perl python3-ntplib
+	tests/setup-packages rdate libnet-ntp-perl monitoring-plugins-basic python3-ntplib ruby-net-ntp toybox
+	tests/clients/fetch trixie chrony ntpd-rs ntpsec systemd-timesyncd
 	command -v npm >/dev/null || tests/setup-packages nodejs npm
 	$(PYTHON) -m tests.clients.makes
 	tests/private $(PYTHON) -m tests.clients --write

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
 SYS_PIDFD_GETFD, SO_RCVBUFFORCE = 438, 33  # asm-generic/unistd.h, asm-generic/socket.h
 PEERS = BUILD / "peers"
+CHRONYD = (str(PEERS / "usr/sbin/chronyd"),)
 GENERATOR = BUILD / "generator.bpf.o"
 
 SERVER4, CLIENT4 = "198.51.100.1", "198.51.100.2"
@@ -211,7 +212,9 @@ class Lab:
         self.daemons.append(daemon)
         return daemon
 
-    def chronyd(self, namespace: str, name: str, configuration: str) -> Daemon:
+    def chronyd(
+        self, namespace: str, name: str, configuration: str, *, program: Sequence[str] = CHRONYD
+    ) -> Daemon:
         """A real chronyd that leaves the machine's clock alone."""
         directory = self.directory / name
         directory.mkdir(parents=True, exist_ok=True)
@@ -220,7 +223,7 @@ class Lab:
         file.write_text(
             f"{configuration}\npidfile {directory}/pid\nbindcmdaddress {directory}/command\n"
         )
-        command = [str(PEERS / "usr/sbin/chronyd"), "-x", "-d", "-u", "root", "-f", str(file)]
+        command = [*program, "-x", "-d", "-u", "root", "-f", str(file)]
         daemon = self.start(namespace, name, command, {})
         if not daemon.logged("chronyd version", 30):
             raise AssertionError(daemon.log.read_text())

@@ -132,7 +132,7 @@ def test_a_busybox_ntpd_gets_the_time_and_is_not_limited(
     lab: Lab, server: str, client: str
 ) -> None:
     up(lab)
-    log = clients.busybox(lab, server)
+    log = clients.busybox(lab, [server])
     assert log.logged(f"reply from {server}", 20)
     reply = f"reply from {server}"  # some of which may come too late for it
     wait_for(lambda: log.log.read_text().count(reply) >= 3, "three answers")
@@ -154,7 +154,7 @@ def test_a_systemd_timesyncd_gets_the_time_and_is_not_limited(
     lab: Lab, server: str, client: str
 ) -> None:
     up(lab)
-    log = clients.timesyncd(lab, server)
+    log = clients.timesyncd(lab, [server])
     assert log.logged("Initial clock synchronization", 20), log.log.read_text()
     assert requests_of(lab, client) == (1, 0)
 
@@ -163,9 +163,9 @@ def test_five_starting_clients_behind_one_address_are_not_limited(lab: Lab) -> N
     up(lab)
     lab.chronyd(CLIENT, "first", f"server {SERVER4} iburst")
     lab.chronyd(CLIENT, "second", f"server {SERVER4} iburst")
-    ntpsec = clients.ntpsec(lab, SERVER4, "iburst")
+    ntpsec = clients.ntpsec(lab, [SERVER4], "iburst")
     clients.openntpd(lab, [SERVER4])
-    clients.busybox(lab, SERVER4)
+    clients.busybox(lab, [SERVER4])
     assert ntpsec.logged("sys_peer", 40), ntpsec.log.read_text()
     requests, excess = requests_of(lab, CLIENT4)
     assert requests >= 15 and excess == 0
@@ -185,7 +185,7 @@ def test_an_ntpdig_gets_the_time_through_the_guard(lab: Lab) -> None:
 def test_an_ntpsec_ntpd_honours_the_kod(lab: Lab, server: str, client: str, xdp: str) -> None:
     strict = POLICY + '[limit]\nrate = "1/minute"\nburst = 1\nleak = "1/1024"\n'
     up_kissing(lab, client, "--xdp", xdp, policy=strict)
-    daemon = clients.ntpsec(lab, server, "iburst minpoll 3 maxpoll 6")
+    daemon = clients.ntpsec(lab, [server], "iburst minpoll 3 maxpoll 6")
     line = daemon.logged("rate_exceeded", 40)
     assert line and server in line, daemon.log.read_text()
 
