@@ -260,14 +260,12 @@ class Running:
         )
         return abi.Offender.from_buffer_copy(raw) if raw else None
 
-    def offenders(self) -> list[tuple[int, abi.Offender]]:
-        """Every source that something is noted of, by its key."""
+    def offenders(self) -> Iterator[tuple[int, abi.Offender]]:
+        """Every source that something is noted of, by its key: 16,384 at most."""
         info = libbpf.map_info(self._maps["offenders"])
         found = libbpf.map_items(self._maps["offenders"], 8, info.value_size, info.max_entries)
-        return [
-            (int.from_bytes(key, "little"), abi.Offender.from_buffer_copy(raw))
-            for key, raw in found
-        ]
+        for key, raw in found:
+            yield int.from_bytes(key, "little"), abi.Offender.from_buffer_copy(raw)
 
     def sources_of(self, keys: Iterable[int]) -> dict[int, Source]:
         """Those of the sources with these keys that have a slot."""

@@ -77,9 +77,8 @@ class Watching:
                 self._log.warn(self._failed)
 
     def _sights(self, guard: Running) -> Iterator[Sight]:
-        noted = dict(guard.offenders())
         observed = guard.mode() == Mode.OBSERVE
-        samples = {key: sum(one.sampled) for key, one in noted.items()}
+        samples = {key: sum(one.sampled) for key, one in guard.offenders()}
         grown = {
             key: count - self._noted.get(key, 0)
             for key, count in samples.items()
@@ -92,9 +91,11 @@ class Watching:
             name: self._keys.get(name) or guard.key(ipaddress.ip_network(name).network_address)
             for name in watched
         }
-        keys = {*busiest, *self._keys.values()} & noted.keys()
+        keys = {*busiest, *self._keys.values()} & samples.keys()
         for key, source in guard.sources_of(keys).items():
-            one = noted[key]
+            one = guard.offender(key)
+            if one is None:  # another source has its place
+                continue
             header = bytes(one.header[: one.header_bytes])
             whole = len(header) == abi.HEADER_BYTES
             yield Sight(

@@ -3,14 +3,20 @@
 import random
 import struct
 from collections.abc import Callable, Iterator
+from itertools import count, repeat
 
 from tests.bpf.packets import ETH_VLAN, Frame, ntp
 from tests.lab.lab import SERVER6
 
 SOURCES = 1_000
+# more at once than the burst of the policies
+ABUSERS, AT_ONCE = 20_000, 45
 # by the minute; "flood" is the generator's single source, as fast as it may.
 # sources and faulty ones are the same, for two minutes: episodes, as many as are kept
-SORTS = ("flood", "sources", "faulty", "forged", "answers", "control", "malformed", "odd", "tagged")
+SORTS = (
+    *("flood", "abusers", "sources", "faulty", "forged"),
+    *("answers", "control", "malformed", "odd", "tagged"),
+)
 
 
 def _forged(chance: random.Random) -> str:
@@ -44,10 +50,21 @@ def _always_new(base: Frame, chance: random.Random) -> Iterator[bytes]:
         yield before + struct.pack("!HHH", high, low, -(high + low) % 0xFFFF) + after
 
 
+def _one_after_another(base: Frame, chance: random.Random) -> Iterator[bytes]:
+    """Of more sources than details are kept of: each asks until it is over its limit."""
+    for number in count(chance.randrange(ABUSERS)):
+        number %= ABUSERS
+        yield from repeat(
+            bytes(base.but(source=f"198.18.{64 + number // 250}.{1 + number % 250}")), AT_ONCE
+        )
+
+
 def frames(sort: str, base: Frame, chance: random.Random) -> Iterator[bytes]:
     """Without an end. `base` has the lab's MAC addresses and the server's address."""
     if sort == "forged":
         yield from _always_new(base, chance)
+    if sort == "abusers":
+        yield from _one_after_another(base, chance)
     makers: dict[str, Callable[[], Frame]] = {
         "sources": lambda: base.but(source=_one_of_many(chance)),
         "answers": lambda: base.but(
