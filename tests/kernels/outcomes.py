@@ -12,8 +12,6 @@ import pytest
 PORT = "/dev/ttyS1"
 TIMEOUT_SECONDS = 1800  # of one test, whatever it asks for: everything is 10 times slower here
 MESSAGE = 300  # characters of why a test failed
-# the beginning of a test's name, and why no emulated machine can run it
-LEFT_OUT: dict[str, str] = {}
 # by the seconds that a test of theirs takes
 LAST = (
     "attack", "entries", "schemas", "exporter", "health", "live_times", "live_entries", "lifecycle",
@@ -24,14 +22,11 @@ END = time.time() + 60 * float(os.environ.get("MINUTES", "inf"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Their order, their timeouts, and what is in LEFT_OUT."""
+    """Their order and their timeouts."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LAST)}
     items.sort(key=lambda item: ranks.get(item.path.name, -1))
     for item in items:
         item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS), append=False)
-        for name, reason in LEFT_OUT.items():
-            if item.nodeid.startswith(name):
-                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(tryfirst=True)
