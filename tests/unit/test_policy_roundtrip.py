@@ -62,7 +62,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         case Choice():
             return st.sampled_from(kind.words)
         case Share():
-            return st.fractions(Fraction(1, 1024), 1)
+            return st.fractions(Fraction(1, 1024), 1, max_denominator=10**19)  # of 20 digits
         case Text():
             return st.from_regex(kind.form, fullmatch=True)
         case AddressKind():
