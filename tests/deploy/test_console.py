@@ -13,6 +13,7 @@ from tests.docs.blocks import PAGES, blocks
 TYPED = (
     "README.md",
     "docs/howto/install.md",
+    "docs/howto/pool-member.md",
     "docs/howto/service.md",
     "docs/howto/upgrade-and-remove.md",
 )
@@ -24,7 +25,7 @@ INSTALLED = (
     "sed -i 's/^# interfaces/interfaces/' /etc/ntpguard/ntpguard.toml",
     "systemctl reload ntpguard",
 )
-BEFORE = dict.fromkeys(("docs/howto/service.md", "docs/howto/upgrade-and-remove.md"), INSTALLED)
+BEFORE = dict.fromkeys(TYPED[2:], INSTALLED)
 OFFLINE = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/root/wheels DEBIAN_FRONTEND=noninteractive"
 # the package was removed by force before this
 FORCED = "rm -r /sys/fs/bpf/ntpguard"
