@@ -5,7 +5,6 @@ What each field means is said once, in the header.
 """
 
 import ctypes
-import ipaddress
 from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum
 
@@ -37,7 +36,6 @@ GCRA_UNIT_SHIFT = 10
 GCRA_BUSY = 1
 GCRA_FINGERPRINT_SHIFT, GCRA_FINGERPRINT_BITS = 4, 12
 GCRA_TAT_SHIFT = 16
-LONGEST_TICK = 10 * 10**6 >> GCRA_UNIT_SHIFT  # of the coarse clock, gcra units: 10 ms at HZ=100
 
 AUX_CLASS_SHIFT, AUX_CLASS_BITS = 0, 6
 AUX_GENERATION_SHIFT, AUX_GENERATION_BITS = 6, 10
@@ -322,66 +320,6 @@ class Inputs(LittleEndianStructure):
     """Time and chance as inputs, for tests."""
 
     _fields_ = [("clock_ns", c_uint64), ("chance", c_uint32), ("pad", c_uint32)]
-
-
-def counted_ahead(ahead: int, interval: int, tolerance: int) -> int:
-    """As how far ahead a tat counts, in gcra units, by the rule of `gcra` in bpf/gcra.h: further
-    than its limit can have put it, an older policy has, and a request conforms.
-    """
-    return tolerance if ahead > tolerance + interval + LONGEST_TICK else ahead
-
-
-def hash_key(key: int, seed: tuple[int, int]) -> int:
-    """Keyed hash of a source key, as `keyed_hash` in bpf/inputs.h computes it.
-
-    Bits 52-63 are the fingerprint, the low bits choose the bucket.
-    """
-    value = ((key ^ seed[0]) * 0x9E3779B97F4A7C15) & U64
-    value ^= value >> 32
-    value = (value * (seed[1] | 1)) & U64
-    value ^= value >> 29
-    value = (value * 0xBF58476D1CE4E5B9) & U64
-    return value ^ value >> 32
-
-
-def part(key: int, seed: tuple[int, int]) -> int:
-    """Which part of the trial of KoDs a source is in: PART_CONTROL, PART_TRIED, or none."""
-    return field(hash_key(key, seed), PART_SHIFT, PART_BITS)
-
-
-def fingerprint(key: int, seed: tuple[int, int]) -> int:
-    """The 12 bits of a key's hash that its gcra word carries."""
-    return hash_key(key, seed) >> (64 - GCRA_FINGERPRINT_BITS)
-
-
-def source_key(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address, ipv4_prefix: int, ipv6_prefix: int
-) -> int:
-    """Key in the source table of the source that `address` belongs to.
-
-    ipv4_prefix and ipv6_prefix are in bits, at most 32 and 64.
-    """
-    if isinstance(address, ipaddress.IPv4Address):
-        mask = (0xFFFFFFFF << (32 - ipv4_prefix)) & 0xFFFFFFFF
-        return KEY_IPV4_TAG | ipv4_prefix << KEY_IPV4_LENGTH_SHIFT | (int(address) & mask)
-    mask = (U64 << (64 - ipv6_prefix)) & U64
-    return (int(address) >> 64) & mask or KEY_ZERO_TAG
-
-
-def source_of_key(key: int, ipv6_prefix: int) -> str:
-    """The source of a key as people write it: "203.0.113.7", "2001:db8:12::/64"."""
-    if key >> KEY_TAG_SHIFT == KEY_IPV4_TAG >> KEY_TAG_SHIFT:
-        address = ipaddress.IPv4Address(key & 0xFFFFFFFF)
-        length = key >> KEY_IPV4_LENGTH_SHIFT & 0xFF
-        return str(address) if length == 32 else f"{address}/{length}"
-    if key == KEY_ZERO_TAG:
-        key = 0
-    return f"{ipaddress.IPv6Address(key << 64)}/{ipv6_prefix}"
-
-
-def family_of_key(key: int) -> int:
-    """words.Family of a key, as a plain integer."""
-    return int(key >> KEY_TAG_SHIFT != KEY_IPV4_TAG >> KEY_TAG_SHIFT)
 
 
 def pack_prefix_value(class_index: int, length: int, upstream: bool = False) -> int:

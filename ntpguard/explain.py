@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ntpguard import abi
 from ntpguard.entries import LiveEntry, Note
+from ntpguard.keys import source_of_key
 from ntpguard.moments import NANOSECONDS, Moment, monotonic_ns
 from ntpguard.outlook import Outlook, Standing, outlook
 from ntpguard.policy.kinds import Address, Network, Rate
@@ -110,7 +111,7 @@ def explain(guard: Running, address: Address) -> Explanation:
         if guard.revision() == revision:
             break
     key = guard.key(address)
-    name = abi.source_of_key(key, guard.table.ipv6_prefix)
+    name = source_of_key(key, guard.table.ipv6_prefix)
     own = policy.classes[match.class_index]
     entries = guard.live_entries()
     covering = [(one, note) for one, note in entries if address in one.prefix]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NANOSECONDS = 1_000_000_000
+CLOCK_TICK_NS = 10_000_000  # the longest step of CLOCK_MONOTONIC_COARSE: at HZ=100
 # a unit is used from two of it on, so that rounding hides at most a quarter of the time
 UNITS = (("d", 86400), ("h", 3600), ("m", 60))
 

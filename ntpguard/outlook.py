@@ -11,7 +11,7 @@ from ntpguard.moments import span
 from ntpguard.policy.compile import class_rule
 from ntpguard.policy.model import ClassPolicy, Policy
 from ntpguard.policy.shapes import matches
-from ntpguard.sources import Source
+from ntpguard.sources import Source, counted_ahead
 from ntpguard.words import Action, Mode, Reason, Verdict
 
 
@@ -55,7 +55,7 @@ class Standing:
             return interval, tolerance, 0
         ahead = round(self.source.tat_ahead_seconds * 1e9) >> abi.GCRA_UNIT_SHIFT
         if self.source.class_index in (None, self.policy.classes.index(self.own)):
-            ahead = abi.counted_ahead(ahead, interval, tolerance)
+            ahead = counted_ahead(ahead, interval, tolerance)
         return interval, tolerance, ahead
 
     def signatures(self) -> Iterator[tuple[str, str, bool]]:

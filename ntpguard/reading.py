@@ -16,6 +16,7 @@ from ntpguard.document import differs_from_file, effective_policy, policy_hash
 from ntpguard.errors import NotRunning, NtpguardError, PermissionNeeded
 from ntpguard.kernel import bpffs as pinned
 from ntpguard.kernel import interfaces, libbpf, maps
+from ntpguard.keys import hash_key, source_key
 from ntpguard.moments import Moment, monotonic_ns
 from ntpguard.policy.kinds import Address, Network
 from ntpguard.policy.model import Policy
@@ -298,7 +299,7 @@ class Running:
 
     def key(self, address: Address) -> int:
         """The key of the source that an address belongs to."""
-        return abi.source_key(address, self.table.ipv4_prefix, self.table.ipv6_prefix)
+        return source_key(address, self.table.ipv4_prefix, self.table.ipv6_prefix)
 
     def find(self, address: Address) -> Source | None:
         """The source that an address belongs to, if it has a slot."""
@@ -307,7 +308,7 @@ class Running:
         return self._reader()(slot) if slot else None
 
     def _slot(self, words: "memoryview[int]", key: int) -> sources.Slot | None:
-        home = abi.hash_key(key, self.seed) & (self.table.buckets - 1)
+        home = hash_key(key, self.seed) & (self.table.buckets - 1)
         for bucket, way in product((home, home ^ 1), range(abi.WAYS)):
             slot = sources.read_slot(words, bucket, way, self.seed)
             if slot and slot[0] == key:

@@ -13,10 +13,13 @@ from itertools import compress, islice
 from typing import TypeAlias
 
 from ntpguard import abi
+from ntpguard.keys import fingerprint, source_of_key, trial_part
+from ntpguard.moments import CLOCK_TICK_NS
 
 WORDS_PER_BUCKET = abi.size(abi.Bucket) // 8
 KEY, GCRA, AUX, STAT = (abi.WAYS * i for i in range(4))
 DEAF_SECONDS = 15 * 60
+LONGEST_TICK = CLOCK_TICK_NS >> abi.GCRA_UNIT_SHIFT
 IPV4_TAG = abi.KEY_IPV4_TAG >> abi.KEY_TAG_SHIFT
 PREFIX_LENGTHS = (24, 48)  # of IPv4 and IPv6: what sources are put together to
 # of a key's first octet: all ones for the tag of IPv4, which no unicast IPv6 address begins with
@@ -56,6 +59,13 @@ class Group:
     excess: int
 
 
+def counted_ahead(ahead: int, interval: int, tolerance: int) -> int:
+    """As how far ahead a tat counts, in gcra units, by the rule of `gcra` in bpf/gcra.h: further
+    than its limit can have put it, an older policy has, and a request conforms.
+    """
+    return tolerance if ahead > tolerance + interval + LONGEST_TICK else ahead
+
+
 def read_slot(words: Words, index: int, way: int, seed: tuple[int, int]) -> Slot | None:
     """The words of a slot, or None if it is empty, being filled, or torn."""
     base = index * WORDS_PER_BUCKET + way
@@ -64,7 +74,7 @@ def read_slot(words: Words, index: int, way: int, seed: tuple[int, int]) -> Slot
     if not key or gcra & abi.GCRA_BUSY or words[base + GCRA] != gcra:
         return None
     mark = abi.field(gcra, abi.GCRA_FINGERPRINT_SHIFT, abi.GCRA_FINGERPRINT_BITS)
-    if abi.fingerprint(key, seed) != mark:
+    if fingerprint(key, seed) != mark:
         return None
     return key, gcra, aux, stat
 
@@ -84,12 +94,12 @@ def read_source(
     key, gcra, aux, stat = slot
     ahead = (gcra >> abi.GCRA_TAT_SHIFT) - (now_ns >> abi.GCRA_UNIT_SHIFT)
     ago = _kod_seconds_ago(aux, now_ns)
-    part = abi.part(key, seed)
+    part = trial_part(key, seed)
     control = part == abi.PART_CONTROL
     unheeded = 0 if control else _unheeded(aux, now_ns)
     known = abi.field(aux, abi.AUX_GENERATION_SHIFT, abi.AUX_GENERATION_BITS) == generation
     return Source(
-        source=abi.source_of_key(key, ipv6_prefix),
+        source=source_of_key(key, ipv6_prefix),
         key=key,
         requests=stat >> abi.STAT_REQUESTS_SHIFT,
         excess=abi.field(stat, abi.STAT_EXCESS_SHIFT, 32),
@@ -108,7 +118,7 @@ def read_source(
 def is_deaf(key: int, aux: int, now_ns: int, patience: int, seed: tuple[int, int]) -> bool:
     """Whether a source gets no KoD any more, since it did not heed those it got."""
     deaf = _unheeded(aux, now_ns) >= patience
-    return deaf and abi.part(key, seed) != abi.PART_CONTROL
+    return deaf and trial_part(key, seed) != abi.PART_CONTROL
 
 
 def _is_settled(aux: int) -> bool:
@@ -235,6 +245,6 @@ def prefix_text(key: int, ipv4_prefix: int, ipv6_prefix: int) -> str:
     """The prefix of a by_prefix key, as people write it: no longer than a source."""
     ipv4, ipv6 = min(PREFIX_LENGTHS[0], ipv4_prefix), min(PREFIX_LENGTHS[1], ipv6_prefix)
     if key >> abi.KEY_TAG_SHIFT != IPV4_TAG:
-        return abi.source_of_key(key, ipv6)
+        return source_of_key(key, ipv6)
     length = (1 << abi.KEY_TAG_SHIFT - abi.KEY_IPV4_LENGTH_SHIFT) - 1 << abi.KEY_IPV4_LENGTH_SHIFT
-    return abi.source_of_key(key & ~length | ipv4 << abi.KEY_IPV4_LENGTH_SHIFT, ipv6)
+    return source_of_key(key & ~length | ipv4 << abi.KEY_IPV4_LENGTH_SHIFT, ipv6)

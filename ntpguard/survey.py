@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from itertools import islice, repeat
 
 from ntpguard import abi
-from ntpguard.sources import AUX, GCRA, IPV4_TAG, KEY, STAT, WORDS_PER_BUCKET, Words, is_deaf
+from ntpguard.sources import (
+    AUX,
+    GCRA,
+    IPV4_TAG,
+    KEY,
+    STAT,
+    WORDS_PER_BUCKET,
+    Words,
+    counted_ahead,
+    is_deaf,
+)
 from ntpguard.words import Family
 
 MOST_BUCKETS = 1 << 14
@@ -185,7 +195,7 @@ def _limited(words: Words, limits: Limits, now: int) -> dict[Family, float]:
         source, word, of = words[at + KEY], words[at + GCRA], words[at + AUX] & CLASS
         ahead = (word >> abi.GCRA_TAT_SHIFT) - now
         tolerance = limits.tolerance[of]
-        ahead = abi.counted_ahead(ahead, limits.interval[of], tolerance)
+        ahead = counted_ahead(ahead, limits.interval[of], tolerance)
         if source and not word & abi.GCRA_BUSY and ahead > tolerance:
             found[_family(source)] += step
     return {family: float(found[family]) for family in Family}

@@ -7,6 +7,7 @@ from typing import Any
 
 from ntpguard.abi import CLASSES, SIGNATURES
 from ntpguard.errors import PolicyError
+from ntpguard.moments import CLOCK_TICK_NS, NANOSECONDS
 from ntpguard.policy.compile import LONGEST_TOLERANCE, emission_interval
 from ntpguard.policy.complaints import Checker, Place, got
 from ntpguard.policy.kinds import Network, PrefixKind, Rate
@@ -21,7 +22,7 @@ from ntpguard.policy.settings import (
     Setting,
 )
 
-CLOCK_TICK = Fraction(1, 100)  # seconds; the coarse clock's, at HZ=100
+CLOCK_TICK = Fraction(CLOCK_TICK_NS, NANOSECONDS)  # seconds
 PROOF_BYTES = 8  # a header shape that fixes fewer is that of many clients
 
 

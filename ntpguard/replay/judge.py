@@ -14,6 +14,7 @@ from ntpguard.counts import Counts, add_counters
 from ntpguard.document import new_document
 from ntpguard.kernel import libbpf, maps
 from ntpguard.kernel.testrun import Runner
+from ntpguard.keys import hash_key, source_of_key
 from ntpguard.policy.compile import FRACTIONS, compile_policy
 from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy, SignaturePolicy
@@ -153,7 +154,7 @@ class Judge:
         """Excess requests that the source's slot has counted; 0: it has none."""
         at = source.slot
         if at < 0 or self._table[at] != source.key:
-            home = abi.hash_key(source.key, self._seed) & (self._buckets - 1)
+            home = hash_key(source.key, self._seed) & (self._buckets - 1)
             for bucket, way in product((home, home ^ 1), range(abi.WAYS)):
                 at = bucket * WORDS_PER_BUCKET + KEY + way
                 if self._table[at] == source.key:
@@ -185,7 +186,7 @@ class Judge:
 
     def name_of(self, key: int) -> str:
         """A source as people write it."""
-        return abi.source_of_key(key, self.policy.ipv6_prefix)
+        return source_of_key(key, self.policy.ipv6_prefix)
 
     def signature_of(self, source: Source) -> str | None:
         """Name of the first signature that the source's last refused request has, if any."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 from typing import BinaryIO
 
-from ntpguard import abi
 from ntpguard.errors import UsageError
+from ntpguard.keys import source_of_key
 from ntpguard.policy.kinds import Address
 from ntpguard.policy.model import Policy
 from ntpguard.replay.capture import ETHERNET, CaptureError, Damaged, packets
@@ -244,7 +244,7 @@ def _changes(first: Judge, second: Judge, top: int) -> tuple[SourceChange, ...]:
     changes = []
     for one in found:
         before, after = (
-            _met(judge, side[one]) if one in side else Met(abi.source_of_key(*one))
+            _met(judge, side[one]) if one in side else Met(source_of_key(*one))
             for judge, side in zip((first, second), sides, strict=True)
         )
         changes.append(SourceChange(before, after))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ntpguard import abi
 from ntpguard.kernel import binding, libbpf
+from ntpguard.keys import source_key, trial_part
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 from tests import testrun
 from tests.bpf.packets import SERVER4, SERVER6, SERVER_MAC, Frame
@@ -55,7 +56,7 @@ def rule(
 
 def part(source: str, seed: tuple[int, int] = SEED) -> int:
     """The part of the trial of KoDs that an address is in, as sources of /32 and /64."""
-    return abi.part(abi.source_key(ipaddress.ip_address(source), 32, 64), seed)
+    return trial_part(source_key(ipaddress.ip_address(source), 32, 64), seed)
 
 
 def kissed_at_once(sources: Iterable[str], seed: tuple[int, int] = SEED) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ntpguard import abi
+from ntpguard.keys import hash_key, source_key, source_of_key
 from ntpguard.words import Action, Family, Reason, Verdict
 from tests.bpf.guard import ALWAYS, SECOND, SEED, Guard, guard, hammer, limit, rule, units
 from tests.bpf.packets import IPV4, IPV6, Frame, ntp
@@ -15,7 +16,7 @@ from tests.bpf.packets import IPV4, IPV6, Frame, ntp
 V4 = Family.IPV4
 FRAGMENT = IPV4.but(fragment=0x2000)
 ANSWER = IPV4.but(payload=ntp(mode=4))
-KEY = abi.source_key(ipaddress.ip_address(IPV4.source), 32, 64)
+KEY = source_key(ipaddress.ip_address(IPV4.source), 32, 64)
 ONLY_PUT_BY = 2**30 + 2**26  # between a leak of 1/4 and an eighth more
 
 
@@ -152,12 +153,12 @@ def test_established_and_limited_sources_keep_their_slots_in_a_flood_of_new_ones
         one.verdict(limited)
         for i in range(1000):
             one.verdict(host(i))
-        kept = {abi.source_of_key(key, 64) for key, *_ in one.slots()}
+        kept = {source_of_key(key, 64) for key, *_ in one.slots()}
         assert {IPV4.source, limited.source} <= kept
         one.advance(3700)  # not seen for an hour
         for i in range(1000):
             one.verdict(host(i))
-        assert IPV4.source not in {abi.source_of_key(key, 64) for key, *_ in one.slots()}
+        assert IPV4.source not in {source_of_key(key, 64) for key, *_ in one.slots()}
 
 
 def test_the_ceiling_serves_established_sources_first(one: Guard) -> None:
@@ -249,12 +250,11 @@ def test_forged_sources_leave_half_of_a_shard_to_an_established_one(one: Guard) 
         leak_shard=abi.Limit(units(100 * SECOND), 6 * units(100 * SECOND)),
     )
     establish(one)
-    shard = abi.hash_key(KEY, SEED) >> 32 & 255
+    shard = hash_key(KEY, SEED) >> 32 & 255
     forged = [
         frame
         for frame in map(host, range(20_000))
-        if abi.hash_key(abi.source_key(ipaddress.ip_address(frame.source), 32, 64), SEED) >> 32
-        & 255
+        if hash_key(source_key(ipaddress.ip_address(frame.source), 32, 64), SEED) >> 32 & 255
         == shard
     ]
     for frame in forged:
@@ -324,6 +324,6 @@ def test_the_leak_is_bounded_by_each_shard_whatever_the_flood(one: Guard) -> Non
         one.verdict(frame)
     assert verdicts(one, flooded, 1000)[Verdict.PASS] == 1
     # another shard is as full as ever
-    hashes = [abi.hash_key(key, SEED) for key, *_ in one.slots()]
+    hashes = [hash_key(key, SEED) for key, *_ in one.slots()]
     assert len({value >> 32 & 255 for value in hashes}) == 2
     assert verdicts(one, victim, 10)[Verdict.PASS] == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ntpguard import abi, sources
 from ntpguard.kernel import libbpf
+from ntpguard.keys import fingerprint, hash_key, source_key, source_of_key
 from ntpguard.words import Action, Family, Mode, Reason, Verdict
 from tests import testrun
 from tests.bpf.guard import (
@@ -102,8 +103,8 @@ def test_a_quarter_of_excess_leaks_by_chance_and_never_more_than_the_shards_budg
     assert one.verdict(IPV4) != Verdict.PASS
     one.inputs.chance = ALWAYS
     # half of the burst is for established sources: 1.5 intervals, less the shard's part of one
-    key = abi.source_key(ipaddress.ip_address(IPV4.source), 32, 64)
-    shard = abi.hash_key(key, SEED) >> 32 & abi.LEAK_SHARDS - 1
+    key = source_key(ipaddress.ip_address(IPV4.source), 32, 64)
+    shard = hash_key(key, SEED) >> 32 & abi.LEAK_SHARDS - 1
     assert [one.verdict(IPV4) for _ in range(4)].count(Verdict.PASS) == 1 + (shard <= 128)
 
 
@@ -346,7 +347,7 @@ def test_a_source_whose_home_has_no_room_is_held_beside_it_and_limited_as_any() 
         assert verdicts[:2] == [[Verdict.PASS] * 8] * 2
         assert Verdict.PASS not in verdicts[2]
         assert len({key for key, *_ in one.slots()}) == 8
-        homes = [abi.hash_key(key, SEED) & 1 for key, *_ in one.slots()]
+        homes = [hash_key(key, SEED) & 1 for key, *_ in one.slots()]
         assert homes.count(0) != 4, "of these sources one bucket has more than four"
         counters = one.table_counters()
         assert (counters.inserted[0], counters.replaced[0], counters.full) == (8, 0, 0)
@@ -358,8 +359,7 @@ def test_two_cpus_inserting_the_same_sources_leave_one_slot_each_and_no_reader_s
     with guard(8, virtual=False) as one:
         frames = [bytes(IPV4.but(source=f"203.0.113.{host}")) for host in range(1, 200)]
         keys = {
-            abi.source_key(ipaddress.ip_address(f"203.0.113.{host}"), 32, 64)
-            for host in range(1, 200)
+            source_key(ipaddress.ip_address(f"203.0.113.{host}"), 32, 64) for host in range(1, 200)
         }
         stop = threading.Event()
 
@@ -383,7 +383,7 @@ def test_two_cpus_inserting_the_same_sources_leave_one_slot_each_and_no_reader_s
                     if slot:
                         read += 1
                         assert slot[0] in keys
-                        assert abi.hash_key(slot[0], SEED) & 7 in (bucket, bucket ^ 1)
+                        assert hash_key(slot[0], SEED) & 7 in (bucket, bucket ^ 1)
         stop.set()
         for thread in threads:
             thread.join()
@@ -399,10 +399,10 @@ def test_the_hash_of_user_space_is_the_programs(one: Guard) -> None:
         for way in range(abi.WAYS):
             key = bucket.key[way]
             if key:
-                assert abi.hash_key(key, SEED) & (one.buckets - 1) == bucket_index
+                assert hash_key(key, SEED) & (one.buckets - 1) == bucket_index
                 mark = abi.field(bucket.gcra[way], abi.GCRA_FINGERPRINT_SHIFT, 12)
-                assert abi.fingerprint(key, SEED) == mark
-    assert {abi.source_of_key(key, 64) for key, *_ in one.slots()} == {
+                assert fingerprint(key, SEED) == mark
+    assert {source_of_key(key, 64) for key, *_ in one.slots()} == {
         "203.0.113.7",
         "2001:db8:12::/64",
     }

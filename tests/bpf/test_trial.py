@@ -10,6 +10,7 @@ import pytest
 
 from ntpguard import abi, trials
 from ntpguard.kernel import libbpf
+from ntpguard.keys import source_key
 from ntpguard.trials import Change, Outcome
 from ntpguard.words import Group, Mode, Verdict
 from tests.bpf.guard import SECOND, START, Guard, guard, kissed_at_once, part, rule, units
@@ -51,7 +52,7 @@ def seconds(found: abi.Trial | None) -> list[float | None]:
 
 
 def key_of(source: str) -> bytes:
-    return abi.source_key(ipaddress.ip_address(source), 32, 64).to_bytes(8, "little")
+    return source_key(ipaddress.ip_address(source), 32, 64).to_bytes(8, "little")
 
 
 def heeding(one: Guard) -> tuple[list[int], list[int]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ntpguard import abi
+from ntpguard.keys import family_of_key, hash_key
 from tests.model.policy import Bound, Limit
 
 WRAP = 1 << 48
@@ -141,7 +142,7 @@ class Sources:
         """The key's hash."""
         value = self.hashes.get(key)
         if value is None:
-            value = self.hashes[key] = abi.hash_key(key, self.seed)
+            value = self.hashes[key] = hash_key(key, self.seed)
         return value
 
     def places(self, key: int) -> list[list[Slot | None]]:
@@ -174,8 +175,8 @@ class Sources:
         ways = self.places(slot.key)[away]
         old = ways[way]
         if old is not None:
-            self.replaced[abi.family_of_key(old.key)] += 1
-        self.inserted[abi.family_of_key(slot.key)] += 1
+            self.replaced[family_of_key(old.key)] += 1
+        self.inserted[family_of_key(slot.key)] += 1
         ways[way] = slot
         return True
 

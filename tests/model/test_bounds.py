@@ -6,6 +6,7 @@ from random import Random
 
 from ntpguard import abi
 from ntpguard.abi import Xdp
+from ntpguard.keys import hash_key
 from ntpguard.policy.check import DEFAULT
 from ntpguard.policy.compile import compile_policy
 from ntpguard.words import Action, Mode
@@ -183,7 +184,7 @@ def test_the_leak_is_bounded_in_each_shard_and_so_in_total(programs: Programs) -
             crowd.send(host)
         crowd.steps = steps
         key = abi.KEY_IPV4_TAG | 32 << abi.KEY_IPV4_LENGTH_SHIFT | 0xCB000000
-        shards = [abi.hash_key(key + h, crowd.program.shape.seed) >> 32 & 255 for h in hosts]
+        shards = [hash_key(key + h, crowd.program.shape.seed) >> 32 & 255 for h in hosts]
         leaks: dict[int, Bounded] = defaultdict(lambda: Bounded(shard))
         for _ in range(PACKETS):
             host = random.choice(hosts)

@@ -13,6 +13,7 @@ ORDER = [
     "episodes",
     "temporary",
     "abi",
+    "keys",
     "policy",
     "document",
     "migrate",

@@ -7,6 +7,7 @@ import pytest
 
 from ntpguard import abi
 from ntpguard.counts import total
+from ntpguard.keys import fingerprint, hash_key, source_key
 from ntpguard.sources import busiest, by_prefix, prefix_text, read_slot
 
 SEED = (1, 2)
@@ -20,10 +21,10 @@ def put(words: "memoryview[int]", host: int, requests: int, excess: int) -> tupl
     """A source in its bucket's first way; (bucket, key)."""
     buckets = len(words) // 16
     address = ipaddress.IPv4Address("198.18.0.0") + host
-    key = abi.source_key(address, 32, 64)
-    bucket = abi.hash_key(key, SEED) & (buckets - 1)
+    key = source_key(address, 32, 64)
+    bucket = hash_key(key, SEED) & (buckets - 1)
     words[bucket * 16] = key
-    mark = abi.fingerprint(key, SEED) << abi.GCRA_FINGERPRINT_SHIFT
+    mark = fingerprint(key, SEED) << abi.GCRA_FINGERPRINT_SHIFT
     words[bucket * 16 + 4] = 77 << abi.GCRA_TAT_SHIFT | mark
     words[bucket * 16 + 12] = requests << abi.STAT_REQUESTS_SHIFT | excess
     return bucket, key
@@ -106,7 +107,7 @@ def fill(words: "memoryview[int]", sources: list[tuple[str, int, int, int]], exc
     but not zero.
     """
     for index, (address, length, requests, over) in enumerate(sources):
-        key = abi.source_key(ipaddress.ip_address(address), length, 64)
+        key = source_key(ipaddress.ip_address(address), length, 64)
         base = index // 4 * 16 + index % 4
         words[base] = key
         words[base + 12] = requests << abi.STAT_REQUESTS_SHIFT | over
