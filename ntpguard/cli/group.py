@@ -1,7 +1,6 @@
 """The group of all commands: global options, names almost typed right, errors in one line."""
 
 import difflib
-import hashlib
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -92,8 +91,7 @@ class Group(click.Group):
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     """Which object it is tells apart what the version does not: builds by another compiler."""
     if wanted and not context.resilient_parsing:
-        digest = hashlib.sha256(maps.object_path().read_bytes()).hexdigest()
-        click.echo(f"ntpguard {__version__}\nprogram sha256:{digest[:16]}")
+        click.echo(f"ntpguard {__version__}\nprogram sha256:{maps.object_digest()}")
         context.exit()
 
 

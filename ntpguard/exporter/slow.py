@@ -31,20 +31,20 @@ class Slow:
         self._found: list[Metric] = []
         self._survey: Survey | None = None
         self._lock = threading.Lock()
-        self._waiting = threading.Lock()
         self._reader: threading.Thread | None = None  # beside the scrapes
 
     def metrics(self, guard: Running) -> list[Metric]:
-        """What was found last; the first time, and after a long pause, what there is."""
-        with self._waiting:  # who comes while the first one reads shows the same series
-            with self._lock:
-                age = self._age()
-            due = age >= OLD_SECONDS and not (self._reader and self._reader.is_alive())
-            if due and age >= TOO_OLD_SECONDS:
-                self._read(guard)
-            elif due:
-                self._reader = threading.Thread(target=self._read_again, daemon=True)
-                self._reader.start()
+        """What was found last; the first time, and after a long pause, what there is. To be asked
+        by one thread at a time.
+        """
+        with self._lock:
+            age = self._age()
+        due = age >= OLD_SECONDS and not (self._reader and self._reader.is_alive())
+        if due and age >= TOO_OLD_SECONDS:
+            self._read(guard)
+        elif due:
+            self._reader = threading.Thread(target=self._read_again, daemon=True)
+            self._reader.start()
         with self._lock:
             if self._survey is None:
                 return []

@@ -1,5 +1,6 @@
 """The pinned maps of one network namespace, opened."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +48,11 @@ def object_path() -> Path:
     if not path.is_file():
         raise NtpguardError(f"{path}: no such file: the installation is not whole: reinstall it")
     return path
+
+
+def object_digest() -> str:
+    """The first 16 hexadecimal digits of the compiled program's SHA-256: they tell builds apart."""
+    return hashlib.sha256(object_path().read_bytes()).hexdigest()[:16]
 
 
 @contextmanager

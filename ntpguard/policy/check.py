@@ -154,7 +154,7 @@ def _check_upstreams(
     checker: Checker, upstreams: tuple[Network, ...], classes: list[ClassPolicy]
 ) -> None:
     """Warns of each upstream whose answers a class drops: the longest prefix around it decides."""
-    if not any(one.action == "block" for one in classes):
+    if not upstreams or not any(one.action == "block" for one in classes):
         return
     owners = {prefix: one for one in classes for prefix in one.prefixes}
     for index, upstream in enumerate(upstreams):
