@@ -45,7 +45,7 @@ from tests.lab.lab import (
     run,
     set_buffer,
 )
-from tests.soak.attack import SORTS, frames
+from tests.soak.attack import ENDLESS, SORTS, frames
 from tests.soak.judge import Client, Minute, complaints
 from tests.soak.seen import Held, driver, programs, tree
 
@@ -203,7 +203,7 @@ class Soak:
         _, client = self.lab.link(CLIENT)
         base = Frame(source_mac=client, destination_mac=server, destination=SERVER4)
         made = frames(sort, base, self.chance)
-        if sort not in ("forged", "abusers"):
+        if sort not in ENDLESS:
             made = cycle([*islice(made, PREPARED)])
         number, begin = 0, time.monotonic()
         with packet_socket() as wire:

@@ -59,12 +59,14 @@ def _one_after_another(base: Frame, chance: random.Random) -> Iterator[bytes]:
         )
 
 
+# those that must not be made once and sent again and again
+ENDLESS = {"forged": _always_new, "abusers": _one_after_another}
+
+
 def frames(sort: str, base: Frame, chance: random.Random) -> Iterator[bytes]:
     """Without an end. `base` has the lab's MAC addresses and the server's address."""
-    if sort == "forged":
-        yield from _always_new(base, chance)
-    if sort == "abusers":
-        yield from _one_after_another(base, chance)
+    if sort in ENDLESS:
+        yield from ENDLESS[sort](base, chance)
     makers: dict[str, Callable[[], Frame]] = {
         "sources": lambda: base.but(source=_one_of_many(chance)),
         "answers": lambda: base.but(

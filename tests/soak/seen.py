@@ -1,6 +1,5 @@
 """What is soaked, and what the kernel says that is held and was seen."""
 
-import hashlib
 import json
 import os
 import re
@@ -65,5 +64,5 @@ def tree() -> dict[str, Any]:
     return {
         "commit": run(*git, "rev-parse", "HEAD").stdout.strip(),
         "dirty": bool(run(*git, "status", "--porcelain", "--untracked-files=no").stdout),
-        "program": hashlib.sha256(maps.object_path().read_bytes()).hexdigest()[:16],
+        "program": maps.object_digest(),
     }
