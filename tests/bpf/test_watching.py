@@ -142,22 +142,23 @@ def test_ten_thousand_attackers_cost_a_look_little_and_few_lines(where: Path) ->
     up(where, policy=parse_policy(STRICT))
     lines: list[str] = []
     watching = Watching(where, Log(lines.append, lines.append, lines.append))
-    looks = []
+    looks, bursts = [], []
     own = next(iter(bpffs.attached(bpffs.pins(where)).values()))
     frame = bytes(IPV4.but(destination_mac=interfaces.interface(NAMES[0]).mac))
     head, tail = frame[:26], frame[30:]  # around the source address
     with maps.descriptor(own / "program") as program:
         for _ in range(4):
+            begin = time.monotonic()
             for number in range(10_000):
                 packet = head + (FIRST + number).to_bytes(4, "big") + tail
                 for _ in range(6):
                     testrun.run(program, packet)
-            begin = time.monotonic()
+            looked = time.monotonic()
             watching.look()
-            looks.append(time.monotonic() - begin)
-    print("a look, ms:", [round(1000 * one) for one in looks])
-    # 100 ms are what it may take on a quiet machine
-    assert sorted(looks)[1] < 0.5
+            bursts.append(looked - begin)
+            looks.append(time.monotonic() - looked)
+    print("ms:", [[round(1000 * one) for one in each] for each in (bursts, looks)])
+    assert sorted(looks)[1] < min(bursts)  # less than to send what it looks at
     assert len(lines) <= LINES_A_MINUTE
 
 
