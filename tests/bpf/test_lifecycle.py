@@ -284,8 +284,7 @@ def test_pins_of_a_network_namespace_that_is_gone_are_removed_and_those_of_a_liv
         before = set(left(where))
         ip("netns", "add", namespace)
         inside = ["nsenter", f"--net=/run/netns/{namespace}"]
-        pair = ["netns", namespace, "type", "veth", "peer", "name", "peer0"]
-        ip("link", "add", "guard0", *pair, "netns", namespace)
+        ip("-n", namespace, "link", "add", "guard0", "type", "veth", "peer", "name", "peer0")
         subprocess.run([*inside, sys.executable, "-c", ACT, "up", "guard0"], check=True)
         (made,) = set(left(where)) - before
         return made
