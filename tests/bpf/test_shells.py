@@ -26,7 +26,7 @@ CLASSES = (
 )
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "$ "}
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 300  # under emulation a shell may take half a minute to begin
 
 
 @pytest.fixture
