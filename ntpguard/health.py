@@ -36,7 +36,7 @@ def problems(guard: Running, bpffs: Path, first: Untracked) -> list[str]:
 
 def standing(guard: Running, bpffs: Path) -> list[str]:
     """Everything that is seen to be wrong at one look."""
-    return [*_file(guard), *_interfaces(pinned.pins(bpffs)), *_table(guard)]
+    return [*_file(guard), *_interfaces(guard, pinned.pins(bpffs)), *_table(guard)]
 
 
 def _file(guard: Running) -> list[str]:
@@ -51,17 +51,26 @@ def _file(guard: Running) -> list[str]:
     ]
 
 
-def _interfaces(at: Path) -> list[str]:
+def _interfaces(guard: Running, at: Path) -> list[str]:
     live = maps.live_links(at)
+    there = interfaces.interfaces()
     found = [
         f"interface {ifindex}: guarded once, but gone: if it is back under another number, run "
         "ntpguard up on it"
         for ifindex in pinned.attached(at)
         if ifindex not in live
     ]
-    guarded = [one for one in interfaces.interfaces() if one.ifindex in live]
+    guarded = [one for one in there if one.ifindex in live]
     if not guarded:
         found.append("no guarded interface exists any more: run ntpguard up again")
+    for name in guard.policy().interfaces:
+        if name not in {one.name for one in there}:
+            found.append(
+                f"{name}: no such interface, but the policy names it: a daemon that runs waits for "
+                "it; otherwise correct interfaces in the policy"
+            )
+        elif name not in {one.name for one in guarded}:
+            found.append(f"{name}: not guarded, but the policy names it: run ntpguard up {name}")
     for one in guarded:
         loaded = _loaded_mac(live[one.ifindex])
         if loaded is not None and loaded != one.mac:

@@ -175,7 +175,9 @@ def test_an_interface_is_waited_for_and_followed_through_all_its_changes(
         recreate(NAMES[0])
         one.logs(f"{NAMES[0]}: guarded", 2)
         # the maps outlive the last interface: what was changed live holds
-        assert (guarded(), rate(where), status()) == ([NAMES[0]], "7/minute", (0, []))
+        assert (guarded(), rate(where)) == ([NAMES[0]], "7/minute")
+        code, (problem,) = status()
+        assert (code, problem.partition(",")[0]) == (1, f"{NAMES[1]}: no such interface")
         assert [one["prefix"] for one in data("entries")] == ["203.0.113.0/24"]
 
 

@@ -45,6 +45,22 @@ def test_a_guarded_interface_that_is_gone_is_a_problem(where: Path) -> None:
     assert (code, problem.partition(":")[0]) == (1, f"interface {ifindex}")
 
 
+def test_an_interface_that_the_policy_names_is_a_problem_until_it_is_guarded(where: Path) -> None:
+    """It would be attacked unnoticed; whatever is not there yet is waited for by the daemon."""
+    policy = parse_policy(f'interfaces = ["{NAMES[0]}", "{NAMES[1]}", "guard-none"]')
+    up(where, NAMES[0], policy=policy)
+    code, (not_guarded, not_there) = status()
+    assert code == 1
+    assert not_guarded == (
+        f"{NAMES[1]}: not guarded, but the policy names it: run ntpguard up {NAMES[1]}"
+    )
+    assert not_there.startswith("guard-none: no such interface, but the policy names it: ")
+    up(where, NAMES[1], policy=policy)
+    assert status() == (1, [not_there])
+    up(where, NAMES[1], policy=parse_policy(f'interfaces = ["{NAMES[0]}"]'))
+    assert status() == (0, [])
+
+
 def test_status_is_degraded_while_requests_go_untracked(where: Path) -> None:
     up(
         where,
