@@ -3,7 +3,9 @@
 import difflib
 import errno
 import hashlib
+import math
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,8 @@ class Checker:
 
     def __init__(self, text: str, name: str, base: Path) -> None:
         self.base = base
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
+        self._errors: list[tuple[float, str]] = []
+        self._warnings: list[tuple[float, str]] = []
         self.files: list[tuple[str, str]] = []
         self._text = text
         self._name = name
@@ -60,11 +62,21 @@ class Checker:
 
     def complain(self, place: Place, what: str) -> None:
         """An error: the policy is not accepted."""
-        self.errors.append(f"{self._at(place)}: {what}")
+        self._errors.append(self._at(place, what))
 
     def warn(self, place: Place, what: str) -> None:
         """What the operator should know of a policy that is accepted."""
-        self.warnings.append(f"{self._at(place)}: {what}")
+        self._warnings.append(self._at(place, what))
+
+    @property
+    def errors(self) -> list[str]:
+        """In the order of their lines; those of other files come last."""
+        return [text for _, text in sorted(self._errors, key=itemgetter(0))]
+
+    @property
+    def warnings(self) -> list[str]:
+        """In that order."""
+        return [text for _, text in sorted(self._warnings, key=itemgetter(0))]
 
     def unknown(self, table: dict[str, Any], place: Key, known: Iterable[str]) -> None:
         """Complains of every key of `table`, which stands at `place`, that is none of `known`."""
@@ -114,12 +126,14 @@ class Checker:
         self.files.append((str(file.absolute()), sha256))
         return text
 
-    def _at(self, place: Place) -> str:
+    def _at(self, place: Place, what: str) -> tuple[float, str]:
+        """The line of the policy file, infinite for one of another, and the whole text."""
         if isinstance(place, str):
-            return place
+            return math.inf, f"{place}: {what}"
         if self._lines is None:
             self._lines = lines_of(self._text)
         at = place
         while at and at not in self._lines:
             at = at[:-1]
-        return f"{self._name}:{self._lines.get(at, 1)}: {shown(place)}"
+        line = self._lines.get(at, 1)
+        return line, f"{self._name}:{line}: {shown(place)}: {what}"

@@ -156,10 +156,10 @@ def test_a_mistake_is_named_with_its_line_and_its_remedy(text: str, complaint: s
     assert caught.value.errors == [complaint.replace("RATE", RATE)]
 
 
-def test_all_mistakes_are_told_in_one_run() -> None:
+def test_all_mistakes_are_told_in_one_run_in_the_order_of_their_lines() -> None:
     with pytest.raises(PolicyError) as caught:
-        parse_policy('mode = "x"\nport = 1\n[limit]\nburst = 0\n', "p")
-    assert len(caught.value.errors) == 3
+        parse_policy('mode = "x"\n[limit]\nburst = 0\n[sources]\ncapacity = 1\ncolour = 1\n', "p")
+    assert [one.split(": ")[0] for one in caught.value.errors] == ["p:1", "p:3", "p:5", "p:6"]
 
 
 def test_without_a_mode_line_nothing_is_ever_dropped() -> None:
