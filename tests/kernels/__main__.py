@@ -2,7 +2,8 @@
 
 The machine has this host's files (init). There the whole of tests/bpf runs, and a chronyd of the lab;
 with --judging, only what judges packets. Each machine replaces its outcome in RESULT.json; what it said
-lies in its folder. Arguments: folders with unpacked kernel packages (fetch). The program is ntpguard's,
+lies in its folder, and with --rest a test that has passed there is not run again: for hours that do not
+fit in one sitting. Arguments: folders with unpacked kernel packages (fetch). The program is ntpguard's,
 or NTPGUARD_OBJECT's.
 """
 
@@ -21,6 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ntpguard.kernel import maps
 from tests.run import ROOT
@@ -32,6 +34,7 @@ VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
 MODULES = ("virtio_pci", "virtiofs", "overlay", "tun")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 6 * 3600
+NO_TEST_LEFT = "5"  # an exit code of pytest
 STEPS = ("verify", "judge", "operate")
 HASTY = "tests/lab/test_lab.py::test_a_hasty_chronyd_honours_the_kod_and_slows"
 WHOLE = (
@@ -93,7 +96,7 @@ def outcome(
     if walked := re.search(r"^processed (\d+) insns", report, re.MULTILINE):
         one.instructions = int(walked[1])
     left_out = Counter[str]()
-    for told in map(json.loads, lines.splitlines()):
+    for told in last(lines).values():
         if told["outcome"] == "failed":
             one.failed[told["test"]] = told["why"]
         elif told["outcome"] == "skipped":
@@ -105,13 +108,19 @@ def outcome(
     one.left_out = dict(left_out)
     if (int(major), int(minor)) >= FLOOR:
         codes = dict(re.findall(r"^(tests|lab): exit code (-?\d+)$", report, re.MULTILINE))
-        ended = "tests" in codes and set(codes.values()) == {"0"}
-        one.right = steps == dict.fromkeys(STEPS, "ok") and ended
+        ended = "tests" in codes and set(codes.values()) <= {"0", NO_TEST_LEFT}
+        well = steps == dict.fromkeys(STEPS, "ok") and not one.failed
+        one.right = ended and well and one.passed > 0
     else:
         message = re.search(r"^ntpguard: .*\b{}\.{}\b.*".format(*FLOOR), report, re.MULTILINE)
         one.refused = message and message[0]
         one.right = message is not None and steps.get("operate") == "failed"
     return one
+
+
+def last(lines: str) -> dict[str, dict[str, Any]]:
+    """What was told of each test last: one that passes may yet fail when it is torn down."""
+    return {told["test"]: told for told in map(json.loads, lines.splitlines())}
 
 
 def initramfs(folder: Path, made: Path) -> None:
@@ -135,20 +144,26 @@ def initramfs(folder: Path, made: Path) -> None:
             subprocess.run(pack, shell=True, cwd=tree, stdout=out, check=True)
 
 
-def boot(folder: Path, tests: Sequence[str], minutes: float) -> Outcome:
-    """A machine, from its start to its end; after so many minutes it begins no test more."""
+def boot(folder: Path, tests: Sequence[str], minutes: float, rest: bool) -> Outcome:
+    """A machine, from its start to its end; after so many minutes it begins no test more. `rest`:
+    without the tests that have passed there before, which count as well.
+    """
     begin = time.monotonic()
     [kernel] = folder.rglob("vmlinuz*")
     program = maps.object_path()
     files = {
-        name: folder.parent / f"{program.stem}.{name}" for name in ("initramfs", "report", "tests")
+        name: folder.parent.resolve() / f"{program.stem}.{name}"
+        for name in ("initramfs", "report", "tests", "passed")
     }
     initramfs(folder, files["initramfs"])
+    told = last(files["tests"].read_text()) if rest and files["tests"].exists() else {}
+    passed = [json.dumps(one) + "\n" for one in told.values() if one["outcome"] == "passed"]
+    files["passed"].write_text("".join(passed))
     socket = folder.parent / "virtiofsd"
     socket.unlink(missing_ok=True)
     environment = {
         "ROOT": ROOT, "MODULES": (folder / "lib/modules").resolve(), "PATH": PATH, "HOME": "/root",
-        "NTPGUARD_OBJECT": program.resolve(), "MINUTES": minutes,
+        "NTPGUARD_OBJECT": program.resolve(), "MINUTES": minutes, "PASSED": files["passed"],
     }  # fmt: skip
     words = [sys.executable, "-m", "tests.kernels.guest", *tests]
     command = [
@@ -177,6 +192,8 @@ def boot(folder: Path, tests: Sequence[str], minutes: float) -> Outcome:
     report, lines = (
         files[name].read_text(errors="replace").replace("\r", "") for name in ("report", "tests")
     )
+    lines = files["passed"].read_text() + lines
+    files["tests"].write_text(lines)
     compiled = re.search(rb"clang version ([\d.]+)", program.read_bytes())
     compiler = f"clang {compiled[1].decode()}" if compiled else program.name
     one = outcome(report, lines, compiler, tests, time.monotonic() - begin)
@@ -190,11 +207,12 @@ def main() -> int:
     """The exit code: 0 only if each machine did what it has to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--judging", action="store_true")
+    parser.add_argument("--rest", action="store_true", help="what has not passed there yet")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of the tests")
     parser.add_argument("folders", type=Path, nargs="+")
     asked = parser.parse_args()
     tests = JUDGING if asked.judging else WHOLE
-    outcomes = [boot(folder, tests, asked.minutes) for folder in asked.folders]
+    outcomes = [boot(folder, tests, asked.minutes, asked.rest) for folder in asked.folders]
     machines = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     machines |= {f"{one.kernel}, {one.compiler}": asdict(one) for one in outcomes}
     RESULT.write_text(json.dumps(machines, indent=1) + "\n")

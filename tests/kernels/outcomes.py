@@ -1,5 +1,5 @@
-"""A pytest plugin of the machines: the slowest files last, and none once the time is over; what is
-left out is skipped, with its reason. Each test's outcome goes to the machine's second serial port, as
+"""A pytest plugin of the machines: not what has passed in another, the slowest files last, and none once
+the time is over; what is left out is skipped, with its reason. Each test's outcome goes to the machine's second serial port, as
 a line of JSON.
 """
 
@@ -22,7 +22,10 @@ END = time.time() + 60 * float(os.environ.get("MINUTES", "inf"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Their order and their timeouts."""
+    """Those that are left, their order and their timeouts."""
+    with open(os.environ["PASSED"], encoding="ascii") as lines:
+        passed = {json.loads(line)["test"] for line in lines}
+    items[:] = [item for item in items if item.nodeid not in passed]
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LAST)}
     items.sort(key=lambda item: ranks.get(item.path.name, -1))
     for item in items:

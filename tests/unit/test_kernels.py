@@ -37,6 +37,14 @@ def test_a_test_that_failed_a_step_that_is_missing_and_a_machine_that_hung_are_n
     assert not judged("").right
 
 
+def test_a_test_counts_as_it_ended_last_and_a_machine_without_any_is_not_right() -> None:
+    left = STEPS + "lab: exit code 5\ntests: exit code 0\n"
+    one = judged(left, ("a", "passed", ""), ("b", "failed", "because"), ("b", "passed", ""))
+    assert (one.right, one.passed, one.failed) == (True, 2, {})
+    assert not judged(left, ("a", "passed", ""), ("a", "failed", "its end")).right
+    assert not judged(left.replace("code 0", "code 5")).right
+
+
 def test_a_kernel_below_the_floor_has_to_refuse_in_words_that_name_it() -> None:
     old = "release: 5.10.0-32\nverify: failed\njudge: failed\n"
     one = judged(f"{old}{REFUSAL}\noperate: failed\n")
