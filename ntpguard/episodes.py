@@ -37,7 +37,7 @@ COUNTER = (1 << 32) - 1  # a slot's counts wrap
 SHORTEST_POLL = 15.0  # seconds; RFC 4330, section 10, 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sight:
     """A source as it was seen: its slot's counts, and what was noted of its excess."""
 
@@ -54,7 +54,7 @@ class Sight:
     observed: bool = False  # in mode observe: what is over the limit passes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Episode:
     """Of one source. Times are seconds since 1970, rates requests a second; how many seconds it has
     lasted is told by a clock that nobody sets.
@@ -115,7 +115,7 @@ class Kept:
         ]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Watched:
     """A source with excess, before it is an episode and while it is one."""
 

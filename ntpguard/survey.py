@@ -88,7 +88,7 @@ class Survey:
 @dataclass(frozen=True)
 class _Snapshot:
     monotonic_seconds: float
-    # by way; a list of int would take five times as much, for as long as the snapshot is kept
+    # by way
     keys: list["array[int]"]
     requests: list["array[int]"]
 
@@ -107,15 +107,17 @@ class Surveyor:
         now = now_ns >> abi.GCRA_UNIT_SHIFT
         seconds = now_ns / 1e9
         most_unheeded = limits.patience << abi.AUX_UNHEEDED_SHIFT
-        ages: list[float] = []
+        # columns and values as arrays: lists of numbers leave memory in pieces to a process that
+        # surveys for months
+        ages = array("d")
         deaf = 0
         keys, requests = [], []
         for way in range(abi.WAYS):
             key, gcra, aux, stat = (
-                words[word + way :: WORDS_PER_BUCKET * step].tolist()
+                array("Q", words[word + way :: WORDS_PER_BUCKET * step].tobytes())
                 for word in (KEY, GCRA, AUX, STAT)
             )
-            keys.append(array("Q", key))
+            keys.append(key)
             requests.append(array("I", (one >> abi.STAT_REQUESTS_SHIFT for one in stat)))
             for source, word, more in zip(key, gcra, aux, strict=True):
                 if not source or word & abi.GCRA_BUSY:
@@ -142,9 +144,9 @@ class Surveyor:
     def _intervals(self, now: _Snapshot, step: int) -> Histogram:
         before = self._snapshots[0] if self._snapshots else None
         if before is None or len(before.keys[0]) != len(now.keys[0]):
-            return _histogram(INTERVAL, [], 0, step)
+            return _histogram(INTERVAL, (), 0, step)
         elapsed = now.monotonic_seconds - before.monotonic_seconds
-        known: list[float] = []
+        known = array("d")
         rest = 0
         for way in range(abi.WAYS):
             rows = zip(

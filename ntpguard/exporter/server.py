@@ -32,7 +32,8 @@ MOST_THREADS = 2 * MOST_CONNECTIONS  # those of connections that had to give way
 MOST_BYTES = 16 << 10  # of a request's first line, and of its headers
 IDLE_SECONDS = 10.0
 FIRST_FD = 3  # sd_listen_fds(3)
-M_ARENA_MAX = -8  # malloc.h
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h
+LARGE_BYTES = 64 << 10
 Answer = tuple[str, str, bytes]  # status, type, body
 
 
@@ -261,7 +262,7 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     Raises UsageError for an address that is none, NtpguardError if it cannot be bound, or systemd's
     socket is of no use.
     """
-    _use_one_arena()
+    _set_up_malloc()
     host, port = address_of(listen)
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
         server = _Server((host, port), _Handler, bind_and_activate=False)
@@ -280,12 +281,17 @@ def listening(listen: str, bpffs: Path) -> WSGIServer:
     return server
 
 
-def _use_one_arena() -> None:
-    """Python's threads allocate one at a time: an arena for each, glibc's default, would only keep
-    what another could use. To be called before there are threads.
+def _set_up_malloc() -> None:
+    """For a process that scrapes and surveys for months. To be called before there are threads.
+
+    Python's threads allocate one at a time: an arena for each, glibc's default, would only keep
+    what another could use. And a large block goes back once it is freed: by default glibc would
+    take ever larger ones from its heap, where small ones that stay between them make it grow.
     """
     with contextlib.suppress(AttributeError):  # another libc
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def serve(listen: str, bpffs: Path, message: Callable[[str], None]) -> None:
