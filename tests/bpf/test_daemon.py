@@ -222,7 +222,8 @@ def test_a_bpffs_that_is_unmounted_is_told_and_what_was_there_comes_back(
     where: Path, tmp_path: Path
 ) -> None:
     with running(tmp_path, command=OFTEN) as one:
-        subprocess.run(["umount", str(where)], check=True)
+        # busy while the daemon looks into it
+        wait_for(lambda: not subprocess.run(["umount", str(where)]).returncode, "it is unmounted")
         try:
             one.logs("no bpffs is mounted there")
             one.told_status("degraded")
