@@ -21,6 +21,7 @@ from ntpguard.errors import NotRunning
 from ntpguard.kernel import interfaces, libbpf
 from ntpguard.policy.check import parse_policy
 from tests import NTPGUARD
+from tests.bpf.daemon import wait_for
 from tests.bpf.test_lifecycle import (
     BRIDGE,
     NAMES,
@@ -165,6 +166,11 @@ def test_it_changes_nothing_and_sends_nothing(where: Path) -> None:
 
     for name in NAMES:
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+    # the kernel tells that the peers are down when it comes round to it
+    wait_for(
+        lambda: {state()[f"{name}.operstate"] for name in NAMES} == {"LOWERLAYERDOWN"},
+        "the links are known to be down",
+    )
     for guarded in (False, True):
         if guarded:
             up(where)
