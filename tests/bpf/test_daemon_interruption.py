@@ -13,7 +13,7 @@ import pytest
 
 from ntpguard.kernel import bpffs
 from tests.bpf.daemon import POLICY
-from tests.bpf.interrupted import CALLS, Ended, runner
+from tests.bpf.interrupted import CALLS, Ended, Runner, runner
 from tests.bpf.test_health import status
 from tests.bpf.test_interruption import STRIDE, forget
 from tests.bpf.test_lifecycle import NAMES, guarded, left, pytestmark, running_policy, up, where
@@ -23,6 +23,7 @@ __all__ = ["pytestmark", "where"]
 BPF_STRIDE = 1 if STRIDE == 1 else 61
 MOST_CALLS = 800
 CREDENTIALS = struct.Struct("3i")
+READ = b"READ=1"
 RELOADED = POLICY.replace(f'"{NAMES[0]}"', f'"{NAMES[0]}", "{NAMES[1]}"') + (
     '[limit]\nrate = "7/minute"\n'
 )
@@ -40,6 +41,7 @@ class Manager:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.socket.bind(str(at))
+        self._read = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -47,13 +49,25 @@ class Manager:
             while True:
                 space = socket.CMSG_SPACE(CREDENTIALS.size)
                 message, ((_, _, sender),), _, _ = self.socket.recvmsg(4096, space)
-                if b"READY=1" in message.split():
+                if message == READ:
+                    self._read.set()
+                elif b"READY=1" in message.split():
                     number = self.tells[self.ready]
                     self.ready += 1
                     if number == signal.SIGHUP:
                         self._file.write_text(RELOADED)
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(CREDENTIALS.unpack(sender)[0], number)
+
+    def run(self, one: Runner, call: str, when: int, *arguments: str) -> Ended:
+        """What `one` runs, and how often that was ready: what it said before its end is read."""
+        self.ready = 0
+        ended = one.run(call, when, *arguments)
+        self._read.clear()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(READ, self.socket.getsockname())
+        assert self._read.wait(60)
+        return ended
 
 
 @pytest.fixture
@@ -82,8 +96,7 @@ def test_what_is_killed_at_any_call_leaves_enforcement_and_is_taken_over(
                 if before == "guarded":
                     up(where, NAMES[0])
                 file.write_text(POLICY)
-                manager.ready = 0
-                ended = one.run(call, when, *arguments)
+                ended = manager.run(one, call, when, *arguments)
                 what = f"{call} at {call} {when}: {ended}, ready {manager.ready}"
                 if not ended.hit:
                     assert (ended.status, manager.ready) == (0, 2), what
@@ -94,9 +107,8 @@ def test_what_is_killed_at_any_call_leaves_enforcement_and_is_taken_over(
                     rate = str(running_policy(where).classes[0].rate)
                     assert rate in ("60/minute", "7/minute"), what
                 reloading += manager.ready == 1
-                manager.ready = 0
                 file.write_text(RELOADED)
-                again = one.run(call, MOST_CALLS, *arguments)  # which it does not make
+                again = manager.run(one, call, MOST_CALLS, *arguments)  # which it does not make
                 assert (again.hit, again.status, manager.ready) == (False, 0, 2), (what, again)
                 assert (set(guarded()), status()) == (set(NAMES), (0, [])), what
                 assert left(where) == [bpffs.pins(where)], what
@@ -109,6 +121,7 @@ def test_what_is_killed_at_any_call_leaves_enforcement_and_is_taken_over(
 
 
 DETACHING = f'on_exit = "detach"\n{RELOADED}'
+BY_THE_CLOCK = 6  # calls of bpf() that it makes more or less each time
 LAST = 3  # calls of each kind, of a daemon that is told to stop
 END = ("bpf", "flock", "unlink", "unlinkat", "rmdir")  # what a daemon that detaches changes with
 
@@ -128,29 +141,33 @@ def test_what_is_interrupted_while_it_detaches_is_put_right_by_the_next_run_or_d
     with runner(number, MOST_CALLS) as one:
 
         def run(call: str, when: int) -> Ended:
-            manager.ready = 0
-            return one.run(call, when, *arguments)
+            return manager.run(one, call, when, *arguments)
+
+        def made(call: str, when: int) -> bool:
+            hit = run(call, when).hit
+            forget(where)
+            return hit
 
         for call in END if number == signal.SIGKILL or STRIDE == 1 else ("bpf", "unlinkat"):
             # the first call that it does not make; then back to the first after it was ready
             when = most = 1
-            while run(call, most).hit:
+            while made(call, most):
                 when, most = most + 1, 2 * most
-                forget(where)
             while when < most:
                 middle = (when + most) // 2
-                if run(call, middle).hit:
+                if made(call, middle):
                     when = middle + 1
                 else:
                     most = middle
-                forget(where)
+            if call == "bpf":
+                when += BY_THE_CLOCK
             stride = 3 if call == "unlinkat" and STRIDE != 1 else 1
             while when > stride:
                 when -= stride
                 ended = run(call, when)
                 what = f"{call} {when}: {ended}, ready {manager.ready}"
                 assert "Traceback" not in ended.stderr, what
-                if not ended.hit:  # by the clock, it makes some calls more or less
+                if not ended.hit:
                     assert (ended.status, guarded(), left(where)) == (0, [], []), what
                     continue
                 # one that is told to stop while it starts becomes ready first
