@@ -236,6 +236,14 @@ def test_a_bpffs_that_is_unmounted_is_told_and_what_was_there_comes_back(
         assert (guarded(), status()) == ([NAMES[0]], (0, []))
 
 
+def test_a_look_in_the_middle_of_a_down_sees_it_too(where: Path, tmp_path: Path) -> None:
+    with running(tmp_path, command=OFTEN) as one:
+        shutil.rmtree(next(iter(bpffs.attached(bpffs.pins(where)).values())))
+        one.logs("guarded no more")
+        shutil.rmtree(bpffs.pins(where))
+        one.told_status("taken down: systemctl reload")
+
+
 def test_pins_that_are_removed_by_hand_are_told(where: Path, tmp_path: Path) -> None:
     with running(tmp_path, policy=BOTH, command=OFTEN) as one:
         (bpffs.pins(where) / "leak").unlink()
