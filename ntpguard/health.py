@@ -63,13 +63,14 @@ def _interfaces(guard: Running, at: Path) -> list[str]:
     guarded = [one for one in there if one.ifindex in live]
     if not guarded:
         found.append("no guarded interface exists any more: run ntpguard up again")
+    names, guarded_names = {one.name for one in there}, {one.name for one in guarded}
     for name in guard.policy().interfaces:
-        if name not in {one.name for one in there}:
+        if name not in names:
             found.append(
                 f"{name}: no such interface, but the policy names it: a daemon that runs waits for "
                 "it; otherwise correct interfaces in the policy"
             )
-        elif name not in {one.name for one in guarded}:
+        elif name not in guarded_names:
             found.append(f"{name}: not guarded, but the policy names it: run ntpguard up {name}")
     for one in guarded:
         loaded = _loaded_mac(live[one.ifindex])

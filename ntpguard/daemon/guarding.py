@@ -266,7 +266,7 @@ class Guarding:
             del self._guarded[ifindex]
         if live:
             self._taken_down = False
-        elif self._released & now.keys() and not self._at.exists():
+        elif self._released and not self._at.exists():
             self._taken_down = True
 
     def _attach(self, now: links.Links) -> None:

@@ -1,6 +1,6 @@
 """A pytest plugin of the machines: not what has passed in another, the slowest files last, and none once
-the time is over; what is left out is skipped, with its reason. Each test's outcome goes to the machine's second serial port, as
-a line of JSON.
+the time is over; what is left out is skipped, with its reason. Each test's outcome goes to the machine's
+second serial port, as a line of JSON.
 """
 
 import json
