@@ -5,25 +5,28 @@ the header that it sends, which rule of RFC 4330, section 10, it broke. The addr
 can be forged: an episode says what was seen, not who sent it.
 
 Everything is bounded, whatever the attack: sources watched, episodes open and kept. What finds no
-room is counted.
+room is counted. On the disk they are JSON, a line for the numbers and one for each episode, so that
+neither who writes them nor who wants the numbers only holds them all as text.
 """
 
 import ipaddress
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from heapq import nsmallest
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from ntpguard import state
+from ntpguard.abi import HEADER_BYTES
 from ntpguard.errors import NtpguardError, PermissionNeeded
 from ntpguard.moments import rfc3339
+from ntpguard.policy import shapes
 from ntpguard.words import Verdict
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "episodes.json"
 # a source is an episode when it goes on for so long, with so much excess in all,
 LASTS_SECONDS = 60.0
@@ -34,7 +37,9 @@ QUIET_SECONDS = 300.0  # without excess: it is over
 MOST_WATCHED, MOST_OPEN, MOST_ENDED = 2048, 1024, 1000
 MOST_TTLS = 4
 COUNTER = (1 << 32) - 1  # a slot's counts wrap
+MOST_NUMBERS_BYTES = 4096
 SHORTEST_POLL = 15.0  # seconds; RFC 4330, section 10, 1
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,6 @@ class Sight:
     source_port: int
     ttl: int
     header: str  # hex
-    clients: tuple[str, ...]  # that send such a header
     observed: bool = False  # in mode observe: what is over the limit passes
 
 
@@ -75,8 +79,14 @@ class Episode:
     source_port: int = 0
     ttls: tuple[int, ...] = ()
     header: str = ""
-    clients: tuple[str, ...] = ()
     observed: bool = False
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Those that are known to send such a header; the likelier first."""
+        header = bytes.fromhex(self.header)
+        whole = len(header) == HEADER_BYTES
+        return shapes.clients(header, self.source_port) if whole else ()
 
     @property
     def per_second(self) -> float:
@@ -97,8 +107,19 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """How many there are. `total`: of all times; `untold`: that found no room."""
+
+    written: float
+    total: int
+    untold: int
+    open: int
+    ended: int
+
+
+@dataclass(frozen=True)
 class Kept:
-    """What is on the disk. `total`: of all times; `untold`: that found no room."""
+    """What is on the disk. `total`, `untold`: as of Numbers."""
 
     written: float = 0.0
     total: int = 0
@@ -120,7 +141,10 @@ class _Watched:
     """A source with excess, before it is an episode and while it is one."""
 
     episode: Episode
-    before: Sight
+    # as they were seen last; no requests: not since this process began
+    requests: int
+    excess: int
+    sampled: tuple[int, int, int]
     # by the clock that nobody sets
     begun: float  # before, it had lasted `lasted` seconds
     seen: float
@@ -142,9 +166,8 @@ class Book:
     def go_on(self, steady: float) -> None:
         """With the episodes that were open when it was kept, from `steady` on."""
         for one in self.kept.open:
-            blank = Sight(one.source, 0, 0, 0, False, (0, 0, 0), 0, 0, "", ())
             self._watched[one.source] = _Watched(
-                one, blank, steady, steady, steady, one.seconds, is_open=True
+                one, 0, 0, (0, 0, 0), steady, steady, steady, one.seconds, is_open=True
             )
 
     def sources(self) -> set[str]:
@@ -198,15 +221,18 @@ class Book:
                 del self._watched[source]
         for sight in new[: MOST_WATCHED - len(self._watched)]:
             episode = Episode(sight.source, now, now)
-            self._watched[sight.source] = _Watched(episode, sight, steady, steady, steady)
+            self._watched[sight.source] = _Watched(
+                episode, sight.requests, sight.excess, sight.sampled, steady, steady, steady
+            )
 
     def _grow(self, one: _Watched, now: float, steady: float, sight: Sight) -> None:
-        before, elapsed = one.before, steady - one.seen
-        one.before, one.seen = sight, steady
-        if not before.requests:  # what it did before we looked is not known
+        known, elapsed, sampled = one.requests, steady - one.seen, one.sampled
+        requests = sight.requests - one.requests & COUNTER
+        excess = sight.excess - one.excess & COUNTER
+        one.requests, one.excess, one.sampled = sight.requests, sight.excess, sight.sampled
+        one.seen = steady
+        if not known:  # what it did before we looked is not known
             return
-        requests = sight.requests - before.requests & COUNTER
-        excess = sight.excess - before.excess & COUNTER
         if requests > COUNTER // 2 or excess > requests or not excess:  # another slot, or none
             return
         one.last = steady
@@ -221,13 +247,12 @@ class Book:
             excess=old.excess + excess,
             peak_per_second=max(old.peak_per_second, rate),
             last_per_second=rate,
-            sampled=_added(old.sampled, before.sampled, sight.sampled),
+            sampled=_added(old.sampled, sampled, sight.sampled),
             unheeded=max(old.unheeded, sight.unheeded),
             deaf=old.deaf or sight.deaf,
             source_port=sight.source_port,
             ttls=ttls,
             header=sight.header,
-            clients=sight.clients,
             observed=old.observed or sight.observed,
         )
 
@@ -276,10 +301,18 @@ def path() -> Path:
     return state.directory() / NAME
 
 
+def lines(kept: Kept) -> Iterator[str]:
+    """What is written of them."""
+    numbers = Numbers(kept.written, kept.total, kept.untold, len(kept.open), len(kept.ended))
+    yield json.dumps({"schema": SCHEMA, **asdict(numbers)}) + "\n"
+    for one in (*kept.open, *kept.ended):
+        yield json.dumps(asdict(one)) + "\n"
+
+
 def save(kept: Kept) -> None:
     """Writes them. Raises NtpguardError; then the file is as it was."""
     try:
-        state.replace(path(), json.dumps({"schema": SCHEMA, **asdict(kept)}))
+        state.replace(path(), lines(kept))
     except OSError as error:
         raise NtpguardError(f"{path()}: cannot keep episodes: {error.strerror}") from None
 
@@ -290,19 +323,18 @@ class Damaged(NtpguardError):
 
 def load() -> Kept | None:
     """What is kept; None: nothing yet. Raises Damaged, NtpguardError if it cannot be read."""
+    return _read(_kept)
+
+
+def load_numbers() -> Numbers | None:
+    """How many are kept; raises as `load`."""
+    return _read(lambda file: _numbers(file.readline(MOST_NUMBERS_BYTES)))
+
+
+def _read(read: Callable[[BinaryIO], Read]) -> Read | None:
     try:
-        data = json.loads(state.bytes_of(path()))
-        if data["schema"] != SCHEMA:
-            raise Damaged(f"{path()}: written by another version: move it away")
-        if not _are_times(data["written"]) or not _are_counts(data["total"], data["untold"]):
-            raise _damaged("a total or the time of writing is none")
-        return Kept(
-            data["written"],
-            data["total"],
-            data["untold"],
-            tuple(map(_episode, data["open"])),
-            tuple(map(_episode, data["ended"])),
-        )
+        with path().open("rb") as file:
+            return read(file)
     except FileNotFoundError:
         return None
     except PermissionError:
@@ -311,11 +343,36 @@ def load() -> Kept | None:
         ) from None
     except OSError as error:
         raise NtpguardError(f"{path()}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise _damaged(f"no JSON at line {error.lineno}, column {error.colno}") from None
     # what Python says of these is for programmers
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise _damaged("not what ntpguard writes") from None
+
+
+def _kept(file: BinaryIO) -> Kept:
+    first, *rest = state.rest_of(file).splitlines()
+    numbers = _numbers(first)
+    if len(rest) != numbers.open + numbers.ended:
+        raise _damaged(f"{len(rest)} episodes, not {numbers.open} and {numbers.ended}")
+    found = tuple(_episode(_json(line, number)) for number, line in enumerate(rest, 2))
+    ended = found[numbers.open :]
+    return Kept(numbers.written, numbers.total, numbers.untold, found[: numbers.open], ended)
+
+
+def _numbers(line: bytes) -> Numbers:
+    data = _json(line, 1)
+    if data.pop("schema") != SCHEMA:
+        raise Damaged(f"{path()}: written by another version: move it away")
+    one = Numbers(**data)
+    if not _are_times(one.written) or not _are_counts(one.total, one.untold, one.open, one.ended):
+        raise _damaged("a total or the time of writing is none")
+    return one
+
+
+def _json(line: bytes, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _damaged(f"no JSON at line {number}, column {error.colno}") from None
 
 
 def _damaged(what: str) -> Damaged:
@@ -333,16 +390,15 @@ def _are_times(*values: Any) -> bool:
 
 def _episode(data: Mapping[str, Any]) -> Episode:
     """Raises Damaged, or what Python raises, for what is none."""
-    lists = {name: tuple(data[name]) for name in ("sampled", "ttls", "clients")}
+    lists = {name: tuple(data[name]) for name in ("sampled", "ttls")}
     one = Episode(**{**data, **lists})
     ipaddress.ip_network(one.source)
     bytes.fromhex(one.header)
-    texts = (one.source, *one.clients)
     numbers = (one.requests, one.excess, one.unheeded, one.source_port, *one.sampled, *one.ttls)
     times = (one.start, one.last, one.end or 0.0, one.seconds)
     rates = (one.peak_per_second, one.last_per_second)
-    if not all(isinstance(each, str) and each.isprintable() for each in texts):
-        raise _damaged(f"{one.source}: a client or the source is no text")
+    if not isinstance(one.source, str):  # ipaddress takes numbers too
+        raise _damaged(f"{one.source}: the source is no text")
     if not _are_counts(*numbers) or len(one.sampled) != len(Verdict):
         raise _damaged(f"{one.source}: a count is none")
     if not _are_times(*times, *rates):

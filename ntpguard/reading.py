@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -268,15 +269,14 @@ class Running:
         for key, raw in found:
             yield int.from_bytes(key, "little"), abi.Offender.from_buffer_copy(raw)
 
-    def sources_of(self, keys: Iterable[int]) -> dict[int, Source]:
+    def sources_of(self, keys: Iterable[int]) -> Iterator[Source]:
         """Those of the sources with these keys that have a slot."""
         read = self._reader()
         with self._words() as words:
-            slots = ((key, self._slot(words, key)) for key in keys)
-            return {key: read(slot) for key, slot in slots if slot}
+            yield from map(read, filter(None, (self._slot(words, key) for key in keys)))
 
-    def trials(self) -> list[trials.Outcome]:
-        """What the sources in the trial of KoDs did."""
+    def trials(self) -> Counter[trials.Outcome]:
+        """What the sources in the trial of KoDs did, and how many."""
         info = libbpf.map_info(self._maps["trials"])
         found = libbpf.map_items(self._maps["trials"], 8, info.value_size, info.max_entries)
         policy, now_ns = self._compiled(self.root()), monotonic_ns()

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,16 +16,16 @@ def directory() -> Path:
     return Path(os.environ.get("STATE_DIRECTORY", STATE).split(":")[0])
 
 
-def replace(target: Path, text: str) -> None:
-    """Puts a file in the place of another, whole and on the disk, or not at all. Only its owner may
-    read it. Raises OSError; then the file is as it was.
+def replace(target: Path, texts: Iterable[str]) -> None:
+    """Puts a file of these texts in the place of another, whole and on the disk, or not at all.
+    Only its owner may read it. Raises OSError; then the file is as it was.
     """
     new = target.with_suffix(".new")
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as one:
-            one.write(text)
+            one.writelines(texts)
             one.flush()
             os.fsync(one.fileno())
         new.rename(target)

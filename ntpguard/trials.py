@@ -10,7 +10,7 @@ Newcombe's, method 10 (R. G. Newcombe, Statistics in Medicine 17, 1998, 873-890)
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -39,7 +39,7 @@ class Change(Word):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one source. change None: not known yet."""
+    """Of a source. change None: not known yet."""
 
     client: str
     group: Group
@@ -174,25 +174,27 @@ def outcomes(
     seen_of: Callable[[int], Seen | None],
     now_ns: int,
     interval_ns: int,
-) -> list[Outcome]:
-    """Of what the map of trials holds; `seen_of` says what the source of a key did since."""
-    found = []
+) -> Counter[Outcome]:
+    """How many sources of what the map of trials holds had which; `seen_of` says what the source of
+    a key did since.
+    """
+    found: Counter[Outcome] = Counter()
     for key, raw in items:
         trial = abi.Trial.from_buffer_copy(raw)
         ended = trial.end_ns or not trial.kod_ns
         own = None if ended else seen_of(int.from_bytes(key, "little"))
         change = change_of(trial, own, now_ns, interval_ns)
-        found.append(Outcome(client_of(trial), Group(trial.group), change))
+        found[Outcome(client_of(trial), Group(trial.group), change)] += 1
     return found
 
 
-def compare(outcomes: Iterable[Outcome]) -> dict[str, Comparison]:
+def compare(outcomes: Mapping[Outcome, int]) -> dict[str, Comparison]:
     """By client, of those whose outcome is known."""
     found: dict[str, Comparison] = {}
-    for one in outcomes:
+    for one, count in outcomes.items():
         if one.change is not None:
             own = found.setdefault(one.client, Comparison(one.client))
-            own.counts[one.group][one.change] += 1
+            own.counts[one.group][one.change] += count
     return found
 
 

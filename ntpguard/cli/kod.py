@@ -32,7 +32,7 @@ def kod(context: Context) -> None:
         trials.together(known.values(), ALL),
         *sorted(known.values(), key=lambda one: -sum(map(one.sources, Group))),
     ]
-    undecided = sum(one.change is None for one in outcomes)
+    undecided = sum(count for one, count in outcomes.items() if one.change is None)
     data = {
         "mode": mode.word,
         "kod": kissing,

@@ -33,7 +33,7 @@ def save(policy: Policy, file: Path) -> None:
     target = path()
     text = f"# ntpguard's own copy of the last good policy of {str(file)!a}\n{to_toml(policy)}"
     try:
-        state.replace(target, text)
+        state.replace(target, [text])
     except OSError as error:
         raise NtpguardError(
             f"{target}: cannot keep the last good policy: {error.strerror}: if the file is bad at "

@@ -1,24 +1,22 @@
 """Watches the sources that are over their limit, and keeps the episodes of those that go on."""
 
+import heapq
 import ipaddress
 import time
+from array import array
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
-from ntpguard import abi, episodes
+from ntpguard import episodes
 from ntpguard.daemon.guarding import Log
 from ntpguard.episodes import Book, Damaged, Kept, Sight
 from ntpguard.errors import NotRunning, NtpguardError
-from ntpguard.policy.shapes import clients
 from ntpguard.reading import Running, open_running
 from ntpguard.words import Mode, Verdict
 
 MOST_LOOKED_AT = 1024  # at a time, besides those that are watched: the ones with the most excess
 LINES_A_MINUTE = 20
 SAVE_SECONDS = 60.0  # what only grows is written so often
-
-_clients = lru_cache(4096)(clients)
 
 
 class Watching:
@@ -78,26 +76,17 @@ class Watching:
 
     def _sights(self, guard: Running) -> Iterator[Sight]:
         observed = guard.mode() == Mode.OBSERVE
-        samples = {key: sum(one.sampled) for key, one in guard.offenders()}
-        grown = {
-            key: count - self._noted.get(key, 0)
-            for key, count in samples.items()
-            if count != self._noted.get(key, 0)
-        }
-        self._noted = samples
-        busiest = sorted(grown, key=grown.__getitem__, reverse=True)[:MOST_LOOKED_AT]
+        busiest = heapq.nlargest(MOST_LOOKED_AT, self._grown(guard))
         watched = self._book.sources()
         self._keys = {
             name: self._keys.get(name) or guard.key(ipaddress.ip_network(name).network_address)
             for name in watched
         }
-        keys = {*busiest, *self._keys.values()} & samples.keys()
-        for key, source in guard.sources_of(keys).items():
-            one = guard.offender(key)
+        keys = {*(key for _, key in busiest), *self._keys.values()}
+        for source in guard.sources_of(keys):
+            one = guard.offender(source.key)
             if one is None:  # another source has its place
                 continue
-            header = bytes(one.header[: one.header_bytes])
-            whole = len(header) == abi.HEADER_BYTES
             yield Sight(
                 source=source.source,
                 requests=source.requests,
@@ -111,10 +100,24 @@ class Watching:
                 ),
                 source_port=int(one.source_port),
                 ttl=int(one.ttl),
-                header=header.hex(),
-                clients=_clients(header, int(one.source_port)) if whole else (),
+                header=bytes(one.header[: one.header_bytes]).hex(),
                 observed=observed,
             )
+
+    def _grown(self, guard: Running) -> Iterator[tuple[int, int]]:
+        """By how many samples a source's excess has grown since the last look, and its key."""
+        keys = array("Q")
+        for key, one in guard.offenders():
+            keys.append(key)
+            count = sum(one.sampled)
+            before = self._noted.get(key, 0)
+            if count != before:
+                self._noted[key] = count
+                # fewer: it was forgotten meanwhile
+                yield count - before if count > before else count, key
+        if len(self._noted) > 2 * len(keys):
+            for key in self._noted.keys() - set(keys):  # others have their place
+                del self._noted[key]
 
     def _tell(self, line: str) -> None:
         """Logs a line, or counts it if there were many in the last minute."""

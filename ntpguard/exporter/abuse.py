@@ -1,7 +1,5 @@
 """Episodes of abuse, as the daemon keeps them."""
 
-from functools import lru_cache
-
 from prometheus_client.core import Metric
 
 from ntpguard import episodes
@@ -9,19 +7,9 @@ from ntpguard.exporter.family import counter, gauge, one
 from ntpguard.reading import Running
 
 
-@lru_cache(maxsize=1)
-def _kept(_inode: int, _changed_ns: int) -> episodes.Kept:
-    """Read again only when it is another file."""
-    return episodes.load() or episodes.Kept()
-
-
 def kept(_: Running) -> list[Metric]:
     """Their numbers, of all times."""
-    try:
-        file = episodes.path().stat()
-        found = _kept(file.st_ino, file.st_mtime_ns)
-    except FileNotFoundError:
-        found = episodes.Kept()
+    found = episodes.load_numbers() or episodes.Numbers(0.0, 0, 0, 0, 0)
     return [
         counter(
             "ntpguard_episodes",
@@ -33,5 +21,5 @@ def kept(_: Running) -> list[Metric]:
             "Episodes that found no room, beside 1,024 at a time; at least so many.",
             samples=one(found.untold),
         ),
-        gauge("ntpguard_episodes_open", "Episodes that go on.", samples=one(len(found.open))),
+        gauge("ntpguard_episodes_open", "Episodes that go on.", samples=one(found.open)),
     ]

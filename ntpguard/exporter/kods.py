@@ -33,9 +33,9 @@ def heeding(guard: Running) -> list[Metric]:
 def sources(guard: Running) -> list[Metric]:
     """What kissed sources did, and those that are never kissed; every series from the beginning."""
     counts: Counter[tuple[Group, str, Change]] = Counter()
-    for each in guard.trials():
+    for each, count in guard.trials().items():
         if each.change is not None:
-            counts[each.group, each.client, each.change] += 1
+            counts[each.group, each.client, each.change] += count
     return [
         gauge(
             "ntpguard_kod_sources",

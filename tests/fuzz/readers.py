@@ -8,7 +8,6 @@ import random
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from ntpguard import episodes
@@ -107,7 +106,7 @@ READERS: dict[str, tuple[Callable[[Path, bytes], object], bytes]] = {
     "policy": (policy, EXAMPLE.encode()),
     "prefixes": (prefixes, PREFIXES),
     "last good": (last_good, EXAMPLE.encode()),
-    "episodes": (kept, json.dumps({"schema": episodes.SCHEMA, **asdict(KEPT)}).encode()),
+    "episodes": (kept, "".join(episodes.lines(KEPT)).encode()),
     "pcap": (capture, captures.pcap(RECORDS)),
     "pcapng": (capture, captures.ng(RECORDS)),
     "chrony.conf": (_configuration("chrony"), CHRONY),

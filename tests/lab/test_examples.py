@@ -1,13 +1,11 @@
 """Every example in a command's help does what it says: run as printed, beside a running guard."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -76,8 +74,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         requests = [(second * 10**9, bytes(IPV4), None) for second in range(3)]
         (one.directory / "ntp.pcap").write_bytes(captures.pcap(requests))
         kept = Kept(open=(Episode("203.0.113.7", 1.8e9, 1.8e9 + 60, requests=90, excess=60),))
-        text = json.dumps({"schema": episodes.SCHEMA, **asdict(kept)})
-        (one.directory / episodes.NAME).write_text(text)
+        (one.directory / episodes.NAME).write_text("".join(episodes.lines(kept)))
         yield one
 
 
