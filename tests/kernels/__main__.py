@@ -2,13 +2,15 @@
 
 The machine has this host's files (init). There the whole of tests/bpf runs, and a chronyd of the lab;
 with --judging, only what judges packets. Each machine replaces its outcome in RESULT.json; what it said
-lies in its folder, and with --rest a test that has passed there is not run again: for hours that do not
-fit in one sitting, and for a machine that died with "Oops: int3" where its kernel was patching itself,
-as some do under emulation (https://github.com/multipath-tcp/mptcp_net-next/issues/471). Arguments:
-folders with unpacked kernel packages (fetch). The program is ntpguard's, or NTPGUARD_OBJECT's.
+lies in its folder, and with --rest a test that has passed there with the same program is not run again:
+for hours that do not fit in one sitting, and for a machine that died with "Oops: int3" where its kernel
+was patching itself, as some do under emulation
+(https://github.com/multipath-tcp/mptcp_net-next/issues/471). Arguments: folders with unpacked kernel
+packages (fetch). The program is ntpguard's, or NTPGUARD_OBJECT's.
 """
 
 import argparse
+import hashlib
 import json
 import lzma
 import re
@@ -152,8 +154,9 @@ def boot(folder: Path, tests: Sequence[str], minutes: float, rest: bool) -> Outc
     begin = time.monotonic()
     [kernel] = folder.rglob("vmlinuz*")
     program = maps.object_path()
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()[:12]
     files = {
-        name: folder.parent.resolve() / f"{program.stem}.{name}"
+        name: folder.parent.resolve() / f"{program.stem}.{digest}.{name}"
         for name in ("initramfs", "report", "tests", "passed")
     }
     initramfs(folder, files["initramfs"])
