@@ -5,8 +5,9 @@ loop, a fraction of a second. Knows no file descriptor.
 """
 
 import heapq
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress, islice
@@ -152,7 +153,7 @@ def busiest(words: Words, count: int, sort: str, now_ns: int = 0) -> list[tuple[
     return [(bucket, way) for _, bucket, way in heapq.nlargest(count, best)]
 
 
-def _column(words: Words, way: int, sort: str, now_ns: int) -> list[int]:
+def _column(words: Words, way: int, sort: str, now_ns: int) -> Sequence[int]:
     if sort == "kod":
         mask = ((1 << abi.AUX_UNHEEDED_BITS) - 1) << abi.AUX_UNHEEDED_SHIFT
         column = words[AUX + way :: WORDS_PER_BUCKET].tolist()
@@ -169,11 +170,13 @@ def _halves(words: Words) -> Iterator[Words]:
         yield halves
 
 
-def _counts(halves: Words, way: int) -> tuple[list[int], list[int]]:
+def _counts(halves: Words, way: int) -> tuple["array[int]", "array[int]"]:
     """Requests and excess of every slot in a way."""
     excess = 2 * (STAT + way)
     step = 2 * WORDS_PER_BUCKET
-    return halves[excess + 1 :: step].tolist(), halves[excess::step].tolist()
+    # arrays: a list has an object for each, which leave memory in pieces to who asks for months
+    requests, over = (array("I", halves[first::step].tobytes()) for first in (excess + 1, excess))
+    return requests, over
 
 
 def by_class(words: Words) -> list[Group]:
