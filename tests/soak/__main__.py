@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 
-from ntpguard import __version__, reading
+from ntpguard import __version__, episodes, reading
 from tests import NTPGUARD
 from tests.bpf.packets import Frame
 from tests.lab.demo import overflowed
@@ -301,6 +301,7 @@ class Soak:
         held = self._held[pid]
         errors = driver(CLIENT, "tx", "xdp_xmit_errors") - errors
         refused = sum(load.refused.values()) + errors
+        kept = episodes.load_numbers()
         return Minute(
             minute=number,
             pid=pid,
@@ -318,6 +319,8 @@ class Soak:
             counted=self.counted() - counted,
             socket_lost=overflowed() - lost,
             down_sent=down[0],
+            episodes_open=kept.open if kept else 0,
+            episodes_ended=kept.ended if kept else 0,
             failures=failures,
         )
 
@@ -335,6 +338,7 @@ def main(minutes: int, seconds: float, seed: int, write: bool) -> int:
         set_buffer(chronyd.process.pid, BUFFER_BYTES)
         soak = Soak(lab, random.Random(seed))
         soak.state.mkdir()
+        os.environ["STATE_DIRECTORY"] = str(soak.state)
         for name, text in zip(("A", "B", "own"), (*POLICIES, POLICIES[0]), strict=True):
             soak.file(name).write_text(text)
         soak.start()
@@ -354,7 +358,8 @@ def main(minutes: int, seconds: float, seed: int, write: bool) -> int:
                 f"{one.counted:9,} counted, {one.sent - one.counted} missing, "
                 f"{one.frames - one.counted} others, {one.refused} refused  "
                 f"{one.memory_bytes / 2**20:6.1f} MiB {one.descriptors:3} fds {one.threads} threads "
-                f"{one.pins} pins {one.programs} programs  lost {one.socket_lost} "
+                f"{one.pins} pins {one.programs} programs {one.episodes_open} open "
+                f"{one.episodes_ended} ended  lost {one.socket_lost} "
                 f"{'; '.join(one.failures)}",
                 flush=True,
             )

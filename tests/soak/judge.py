@@ -39,6 +39,8 @@ class Minute:
     counted: int  # by the guard
     socket_lost: int  # in the server's receive buffer: it got no time to read
     down_sent: int = 0  # while the interface was going down, down or coming up
+    episodes_open: int = 0
+    episodes_ended: int = 0  # those that are kept
     failures: tuple[str, ...] = ()
 
     @property
