@@ -397,8 +397,9 @@ def _episode(data: Mapping[str, Any]) -> Episode:
     numbers = (one.requests, one.excess, one.unheeded, one.source_port, *one.sampled, *one.ttls)
     times = (one.start, one.last, one.end or 0.0, one.seconds)
     rates = (one.peak_per_second, one.last_per_second)
-    if not isinstance(one.source, str):  # ipaddress takes numbers too
-        raise _damaged(f"{one.source}: the source is no text")
+    # ipaddress takes numbers too, and any text for a scope
+    if not isinstance(one.source, str) or not one.source.isprintable():
+        raise _damaged(f"{one.source!a}: the source is no text")
     if not _are_counts(*numbers) or len(one.sampled) != len(Verdict):
         raise _damaged(f"{one.source}: a count is none")
     if not _are_times(*times, *rates):

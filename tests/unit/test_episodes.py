@@ -216,6 +216,7 @@ def test_what_is_kept_is_read_again_and_small(
                 {"header": None},
                 {"requests": 1.5},
                 {"source": 5},
+                {"source": "fe80::1%\x1b[31m"},
                 {"requests": 10**4000},
                 {"excess": -1},
                 {"peak_per_second": -1.0},
