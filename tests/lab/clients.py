@@ -42,7 +42,9 @@ def busybox(lab: Lab, servers: Sequence[str]) -> Daemon:
 def openntpd(
     lab: Lab, servers: Sequence[str], *, namespace: str = CLIENT, serve: bool = False
 ) -> Daemon:
-    """OpenNTPD, with the user and the directories that its package would have made."""
+    """OpenNTPD, with the user and the directories that its package would have made. One that serves
+    believes that it sets the clock: it answers as unsynchronized until it has.
+    """
     directory = lab.directory / "openntpd"
     directory.mkdir()
     (directory / "conf").write_text(
@@ -56,7 +58,8 @@ def openntpd(
         " && mkdir -p /run/openntpd /var/lib/openntpd/db /var/lib/openntpd/run"
         f" && exec {PEERS}/openntpd/usr/sbin/ntpd -d -v -f {directory}/conf"
     )
-    return lab.start(namespace, "openntpd", ["unshare", "--mount", "sh", "-c", script], {})
+    environment = {"LD_PRELOAD": str(build_clock())} if serve else {}
+    return lab.start(namespace, "openntpd", ["unshare", "--mount", "sh", "-c", script], environment)
 
 
 def timesyncd(
