@@ -55,8 +55,7 @@ class Watching:
         """Takes note of who is over its limit now. What goes wrong is logged, once."""
         try:
             with open_running(self._bpffs) as guard:
-                sights = list(self._sights(guard))
-                lines = self._book.look(time.time(), time.monotonic(), sights)
+                lines = self._book.look(time.time(), time.monotonic(), self._sights(guard))
             for line in lines:
                 self._tell(line)
             due = self._unsaved or bool(lines)

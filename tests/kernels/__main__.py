@@ -3,10 +3,11 @@
 The machine has this host's files (init). There the whole of tests/bpf runs, and a chronyd of the lab;
 with --judging, only what judges packets. Each machine replaces its outcome in RESULT.json; what it said
 lies in its folder, and with --rest a test that has passed there with the same program is not run again:
-for hours that do not fit in one sitting, and for a machine that died with "Oops: int3" where its kernel
-was patching itself, as some do under emulation
-(https://github.com/multipath-tcp/mptcp_net-next/issues/471). Arguments: folders with unpacked kernel
-packages (fetch). The program is ntpguard's, or NTPGUARD_OBJECT's.
+for hours that do not fit in one sitting. Arguments: folders with unpacked kernel packages (fetch). The
+program is ntpguard's, or NTPGUARD_OBJECT's.
+
+Both processors of a machine are one thread here: with one for each, Linux 6.12 dies sooner or later, of
+"Oops: int3" where it is patching itself (https://github.com/multipath-tcp/mptcp_net-next/issues/471).
 """
 
 import argparse
@@ -171,7 +172,7 @@ def boot(folder: Path, tests: Sequence[str], minutes: float, rest: bool) -> Outc
     }  # fmt: skip
     words = [sys.executable, "-m", "tests.kernels.guest", *tests]
     command = [
-        "qemu-system-x86_64", "-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi",
+        "qemu-system-x86_64", "-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=single",
         "-cpu", "max", "-smp", "2", "-m", "4G",
         "-object", "memory-backend-memfd,id=memory,size=4G,share=on",
         "-chardev", f"socket,id=host,path={socket}",

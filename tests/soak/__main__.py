@@ -3,7 +3,9 @@
 A real chronyd behind `ntpguard run`; two real chronyds and 200 simulated clients that are polite;
 each minute another attack, and every few seconds an operator's command drawn by chance. In the first
 third the daemon is killed and restarted, and the interface is taken down and up: what grows is to be
-seen in the last half, in one process that has had time to fill what it keeps.
+seen in the last half, in one process that has had time to fill what it keeps. The episodes that have
+ended would not be as many as are kept until a quarter of an hour before the end: it begins with them, as
+a server does that has run for months.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from ntpguard import __version__, episodes, reading
+from ntpguard.episodes import MOST_ENDED, Episode, Kept
 from tests import NTPGUARD
 from tests.bpf.packets import Frame
 from tests.lab.demo import overflowed
@@ -329,6 +332,32 @@ class Soak:
         self._stop.set()
 
 
+def months_of_episodes() -> Kept:
+    """As many as are kept, each of a source of its own."""
+    now = time.time()
+    ended = (
+        Episode(
+            source=f"198.18.{128 + number // 250}.{1 + number % 250}",
+            start=now - 900.0 * number - 600.5,
+            last=now - 900.0 * number,
+            end=now - 900.0 * number,
+            seconds=600.5,
+            requests=3000 + number,
+            excess=2400 + number,
+            peak_per_second=7.25,
+            last_per_second=5.5,
+            sampled=(600, 10, 1800 + number),
+            unheeded=15,
+            deaf=True,
+            source_port=1024 + number,
+            ttls=(64,),
+            header=(bytes([0x23]) + os.urandom(47)).hex(),
+        )
+        for number in range(MOST_ENDED)
+    )
+    return Kept(written=now, total=MOST_ENDED, ended=tuple(ended))
+
+
 def main(minutes: int, seconds: float, seed: int, write: bool) -> int:
     """Soaks; returns the exit code."""
     found: list[Minute] = []
@@ -339,6 +368,7 @@ def main(minutes: int, seconds: float, seed: int, write: bool) -> int:
         soak = Soak(lab, random.Random(seed))
         soak.state.mkdir()
         os.environ["STATE_DIRECTORY"] = str(soak.state)
+        episodes.save(months_of_episodes())
         for name, text in zip(("A", "B", "own"), (*POLICIES, POLICIES[0]), strict=True):
             soak.file(name).write_text(text)
         soak.start()
