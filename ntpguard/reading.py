@@ -70,8 +70,7 @@ class Running:
         """Guarded interfaces that exist."""
         return [
             AttachedInterface(one.name, one.ifindex, one.xdp)
-            for one in interfaces.interfaces()
-            if one.ifindex in self._links
+            for one in interfaces.interfaces_of(self._links)
         ]
 
     def root(self) -> int:

@@ -1,6 +1,8 @@
 """Interfaces and addresses of this network namespace, as netlink tells them (pyroute2)."""
 
+import errno
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,21 @@ def interfaces() -> list[Interface]:
     """Every interface of this network namespace."""
     with _netlink() as netlink:
         return [_interface(message) for message in netlink.get_links()]
+
+
+def interfaces_of(indexes: Iterable[int]) -> list[Interface]:
+    """Those of the interfaces with these indexes that exist: a host may have hundreds of others."""
+    from pyroute2 import NetlinkError
+
+    found: list[Interface] = []
+    with _netlink() as netlink:
+        for index in indexes:
+            try:
+                found += map(_interface, netlink.get_links(index))
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:
+                    raise
+    return found
 
 
 def interface(name: str) -> Interface:

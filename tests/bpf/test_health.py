@@ -37,6 +37,13 @@ def test_a_mac_address_that_changed_is_a_problem_until_the_next_up(where: Path) 
     assert bytes(load_time(where, NAMES[0]).mac) == bytes.fromhex("020000000077")
 
 
+def test_interfaces_that_are_asked_for_are_those_of_all_and_one_that_is_gone_is_none() -> None:
+    everyone = interfaces.interfaces()
+    last = max(one.ifindex for one in everyone)
+    asked = interfaces.interfaces_of([last + 1000, *(one.ifindex for one in everyone)])
+    assert asked == everyone
+
+
 def test_a_guarded_interface_that_is_gone_is_a_problem(where: Path) -> None:
     up(where, *NAMES)
     ifindex = interfaces.interface(NAMES[1]).ifindex
