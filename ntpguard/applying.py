@@ -135,8 +135,7 @@ def compare(guard: Running, file: Policy, text: str) -> Compared:
 
 def _require_possible(old: Policy, new: Policy, file: str, table: abi.Table, bpffs: Path) -> None:
     """Raises NtpguardError that names each setting that only up and down can change."""
-    links = maps.live_links(pinned.pins(bpffs))
-    guarded = [one for one in interfaces.interfaces() if one.ifindex in links]
+    guarded = interfaces.interfaces_of(maps.live_links(pinned.pins(bpffs)))
     names = [one.name for one in guarded]
     wrong = []
     if new.ports != old.ports:

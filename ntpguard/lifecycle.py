@@ -77,7 +77,7 @@ def up(
         if not policy.destinations:
             _warn_of_forwarding(warn)
         others = before.keys() - {one.ifindex for one in chosen}
-        everyone = chosen + [one for one in interfaces.interfaces() if one.ifindex in others]
+        everyone = chosen + interfaces.interfaces_of(others)
         undo = ExitStack()
         try:
             undo.callback(_remove_new, bpffs, set(before))

@@ -117,7 +117,7 @@ def _link(program: int, one: interfaces.Interface, xdp: str) -> int:
     try:
         return libbpf.link_create(program, one.ifindex, ATTACH_FLAGS[xdp])
     except BpfError as error:
-        if all(one.ifindex != other.ifindex for other in interfaces.interfaces()):
+        if not interfaces.interfaces_of([one.ifindex]):
             gone = f"{one.name}: gone while it was being attached: when it is back"
             raise NtpguardError(f"{gone}: ntpguard up {one.name}") from None
         # these come with a remedy of their own

@@ -164,12 +164,12 @@ class Loop:
 
     def ready(self) -> None:
         """Tells that it has begun."""
+        self._tell("READY=1")
+        self._log.info(f"ready: {self._guarding.summary()}")
         # what is there by now stays: if Python does not count it, it looks for garbage in cycles,
         # as pyroute2 leaves, before that is a quarter of all
         gc.collect()
         gc.freeze()
-        self._tell("READY=1")
-        self._log.info(f"ready: {self._guarding.summary()}")
 
 
 def run(file: Path, listen: str, bpffs: Path, log: Log) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ntpguard import episodes
+from ntpguard.daemon.book import Book, Sight
 from ntpguard.daemon.guarding import Log
-from ntpguard.episodes import Book, Damaged, Kept, Sight
+from ntpguard.episodes import Damaged, Kept
 from ntpguard.errors import NotRunning, NtpguardError
 from ntpguard.reading import Running, open_running
 from ntpguard.words import Mode, Verdict

@@ -1,13 +1,11 @@
 """Whether KoDs help (ntpguard.trials)."""
 
-from collections import Counter
-
 from prometheus_client.core import Metric
 
 from ntpguard.exporter.family import counter, gauge, one
 from ntpguard.policy.shapes import SHAPES
 from ntpguard.reading import Running
-from ntpguard.trials import UNKNOWN, Change
+from ntpguard.trials import UNKNOWN, Change, Outcome
 from ntpguard.words import Group
 
 CLIENTS = (*dict.fromkeys(each.client for each in SHAPES), UNKNOWN)
@@ -32,10 +30,7 @@ def heeding(guard: Running) -> list[Metric]:
 
 def sources(guard: Running) -> list[Metric]:
     """What kissed sources did, and those that are never kissed; every series from the beginning."""
-    counts: Counter[tuple[Group, str, Change]] = Counter()
-    for each, count in guard.trials().items():
-        if each.change is not None:
-            counts[each.group, each.client, each.change] += count
+    counts = guard.trials()
     return [
         gauge(
             "ntpguard_kod_sources",
@@ -43,7 +38,7 @@ def sources(guard: Running) -> list[Metric]:
             "would have got it.",
             ("group", "client", "change"),
             [
-                ((group.word, client, change.word), counts[group, client, change])
+                ((group.word, client, change.word), counts[Outcome(client, group, change)])
                 for group in Group
                 for client in CLIENTS
                 for change in Change

@@ -63,12 +63,12 @@ def interfaces() -> list[Interface]:
 
 
 def interfaces_of(indexes: Iterable[int]) -> list[Interface]:
-    """Those of the interfaces with these indexes that exist: a host may have hundreds of others."""
+    """Those with these indexes that exist, by index: a host may have hundreds of others."""
     from pyroute2 import NetlinkError
 
     found: list[Interface] = []
     with _netlink() as netlink:
-        for index in indexes:
+        for index in sorted(indexes):
             try:
                 found += map(_interface, netlink.get_links(index))
             except NetlinkError as error:

@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from ntpguard import episodes
 from ntpguard.cli import main
 from ntpguard.cli.episodes import NONE
+from ntpguard.daemon.book import AT_ONCE
 from ntpguard.daemon.guarding import Log
 from ntpguard.daemon.watching import LINES_A_MINUTE, Watching
-from ntpguard.episodes import AT_ONCE, Episode, Kept
+from ntpguard.episodes import Episode, Kept
 from ntpguard.kernel import bpffs, interfaces, maps
 from ntpguard.policy.check import parse_policy
 from tests import NTPGUARD, testrun

@@ -13,6 +13,7 @@ import pytest
 
 from ntpguard import episodes
 from ntpguard.abi import Xdp
+from ntpguard.daemon.book import AT_ONCE
 from tests import NTPGUARD
 from tests.bpf.daemon import running, wait_for
 from tests.bpf.live import data, packets, told
@@ -157,7 +158,7 @@ def test_a_daemon_whose_clock_is_set_to_and_fro_loses_and_ends_nothing(
         told("block", "203.0.113.0/24", "--for", "1h")
         told("limit", "set", "--rate", "7/minute", "--for", "1h")
         abuser = IPV4.but(source="198.18.0.9")
-        for _ in range(episodes.AT_ONCE + 1000):
+        for _ in range(AT_ONCE + 1000):
             send(abuser)
         for wall in (BEGINNING, LATER, LATE, EARLIER):
             clock.set(wall)

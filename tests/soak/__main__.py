@@ -4,8 +4,8 @@ A real chronyd behind `ntpguard run`; two real chronyds and 200 simulated client
 each minute another attack, and every few seconds an operator's command drawn by chance. In the first
 third the daemon is killed and restarted, and the interface is taken down and up: what grows is to be
 seen in the last half, in one process that has had time to fill what it keeps. The episodes that have
-ended would not be as many as are kept until a quarter of an hour before the end: it begins with them, as
-a server does that has run for months.
+ended would not be as many as are kept until the last third: it begins with them, as a server does that
+has run for months.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from ntpguard import __version__, episodes, reading
-from ntpguard.episodes import MOST_ENDED, Episode, Kept
+from ntpguard.daemon.book import MOST_ENDED
+from ntpguard.episodes import Episode, Kept
 from tests import NTPGUARD
 from tests.bpf.packets import Frame
 from tests.lab.demo import overflowed
@@ -49,6 +50,7 @@ from tests.lab.lab import (
     set_buffer,
 )
 from tests.soak.attack import ENDLESS, SORTS, frames
+from tests.soak.commands import BROKEN, COMMANDS, POLICIES
 from tests.soak.judge import Client, Minute, complaints
 from tests.soak.seen import Held, driver, programs, tree
 
@@ -64,42 +66,6 @@ SYNCHRONISED = "Selected source"
 DOWN_EACH, DOWN_SECONDS, UP_SECONDS = 6, 2.0, 2.0  # minutes; the interface, and until it serves
 SETTLE_SECONDS = 1.0
 PAUSE_SECONDS = (1.0, 4.0)
-POLICIES = (
-    'interfaces = ["eth0"]\nmode = "enforce"\n[sources]\ncapacity = 65536\n',
-    'interfaces = ["eth0"]\nmode = "enforce"\n[sources]\ncapacity = 65536\n[limit]\nrate = "90/minute"\n'
-    '[[class]]\nname = "polite"\nprefixes = ["203.0.113.0/24", "2001:db8:71::/48"]\n'
-    '[[class]]\nname = "hasty"\nprefixes = ["198.18.1.0/24"]\nrate = "1/second"\nburst = 16\n'
-    '[[signature]]\nname = "nixie"\nsource_port = 1337\naction = "block"\n',
-)
-BROKEN = 'interfaces = ["eth0"]\nmode = "enforced"\n[limit]\nrate = 3\n'
-# what an operator types, and the exit codes that are no failure
-COMMANDS: tuple[tuple[str, tuple[int, ...]], ...] = (
-    ("status", (0, 1)),
-    ("top -n 20", (0,)),
-    ("top --by prefix", (0,)),
-    ("top --sort requests", (0,)),
-    ("kod", (0,)),
-    ("episodes", (0,)),
-    ("entries", (0,)),
-    ("doctor", (0, 1)),
-    ("policy diff", (0, 3)),  # the file is broken now and then
-    ("policy describe", (0,)),
-    ("show 198.18.1.7", (0,)),
-    ("show 203.0.113.9", (0,)),
-    ("limit list", (0,)),
-    ("limit set --rate 120/minute --burst 64", (0,)),
-    ("limit set --burst 40 --for 20s", (0,)),
-    ("limit unset", (0,)),
-    ("block 198.18.8.0/24 --for 5s --reason soak", (0,)),
-    ("block 198.18.9.7", (0,)),
-    ("exempt 198.18.9.8 --for 10s", (0,)),
-    ("clear 198.18.9.7", (0, 2)),  # there is none
-    ("mode observe --for 2s", (0,)),
-    ("mode enforce", (0,)),
-    ("policy apply A", (0,)),
-    ("policy apply B", (0,)),
-    ("up eth0 --policy A", (0,)),
-)
 
 
 @dataclass
@@ -305,6 +271,7 @@ class Soak:
         errors = driver(CLIENT, "tx", "xdp_xmit_errors") - errors
         refused = sum(load.refused.values()) + errors
         kept = episodes.load_numbers()
+        assert kept
         return Minute(
             minute=number,
             pid=pid,
@@ -322,8 +289,8 @@ class Soak:
             counted=self.counted() - counted,
             socket_lost=overflowed() - lost,
             down_sent=down[0],
-            episodes_open=kept.open if kept else 0,
-            episodes_ended=kept.ended if kept else 0,
+            episodes_open=kept.open,
+            episodes_ended=kept.ended,
             failures=failures,
         )
 

@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 
 from ntpguard import episodes
 from ntpguard.daemon import lastgood
-from ntpguard.episodes import (
+from ntpguard.daemon.book import (
     AT_ONCE,
+    COUNTER,
     MOST_ENDED,
     MOST_OPEN,
     MOST_WATCHED,
     Book,
-    Episode,
-    Kept,
-    Numbers,
     Sight,
 )
+from ntpguard.episodes import Episode, Kept, Numbers
 from ntpguard.errors import NtpguardError
 from tests.fuzz.readers import PYTHONS
 
@@ -41,8 +40,8 @@ def grown(one: Sight, requests: int, excess: int) -> Sight:
     sampled = (one.sampled[0] + 1, one.sampled[1], one.sampled[2] + 3)
     return replace(
         one,
-        requests=one.requests + requests & episodes.COUNTER,
-        excess=one.excess + excess & episodes.COUNTER,
+        requests=one.requests + requests & COUNTER,
+        excess=one.excess + excess & COUNTER,
         sampled=sampled,
     )
 
@@ -95,7 +94,7 @@ def test_a_little_excess_now_and_then_is_none() -> None:
 
 def test_counters_that_wrap_count_on_and_another_slot_counts_nothing() -> None:
     book = Book()
-    last = replace(ONE, requests=episodes.COUNTER - 5, excess=episodes.COUNTER - 9)
+    last = replace(ONE, requests=COUNTER - 5, excess=COUNTER - 9)
     book.look(NOW, NOW, [last])
     book.look(NOW + LOOK, NOW + LOOK, [grown(last, 20, 20)])
     book.look(NOW + 2 * LOOK, NOW + 2 * LOOK, [replace(last, requests=3, excess=1)])
@@ -273,8 +272,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(
 sights = st.builds(
     Sight,
     source=st.sampled_from([f"203.0.113.{n}" for n in range(5)]),
-    requests=st.integers(0, episodes.COUNTER),
-    excess=st.integers(0, episodes.COUNTER),
+    requests=st.integers(0, COUNTER),
+    excess=st.integers(0, COUNTER),
     unheeded=st.integers(0, 15),
     deaf=st.booleans(),
     sampled=st.tuples(*[st.integers(0, 1 << 31)] * 3),
